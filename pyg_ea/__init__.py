@@ -1,0 +1,70 @@
+"""Equilibrium Aggregation for PyTorch Geometric."""
+
+from pyg_ea.adjoints import (
+    Adjoint,
+    Checkpointed,
+    Implicit,
+    ImplicitGradientWarning,
+    Truncated,
+    Unrolled,
+)
+from pyg_ea.aggregation import Diagnostics, DivergenceWarning, EAAggregation
+from pyg_ea.conv import EAConv, GCNForm, GINForm
+from pyg_ea.energy import (
+    Energy,
+    L2Prior,
+    NoPrior,
+    Prior,
+    log_scaling,
+    mean_scaling,
+    unit_scaling,
+)
+from pyg_ea.losses import auxiliary_loss
+from pyg_ea.pool import EAGlobalPool
+from pyg_ea.potentials import (
+    AttentionPotential,
+    MaxPotential,
+    MeanPotential,
+    Potential,
+    QuantilePotential,
+    ResNetPotential,
+    SumPotential,
+)
+from pyg_ea.segments import Segments
+from pyg_ea.solver import NesterovSolver, Solution
+
+__all__ = [
+    "Adjoint",
+    "AttentionPotential",
+    "Checkpointed",
+    "Diagnostics",
+    "DivergenceWarning",
+    "EAAggregation",
+    "EAConv",
+    "EAGlobalPool",
+    "Energy",
+    "GCNForm",
+    "GINForm",
+    "Implicit",
+    "ImplicitGradientWarning",
+    "L2Prior",
+    "MaxPotential",
+    "MeanPotential",
+    "NesterovSolver",
+    "NoPrior",
+    "Potential",
+    "Prior",
+    "QuantilePotential",
+    "ResNetPotential",
+    "Segments",
+    "Solution",
+    "SumPotential",
+    "Truncated",
+    "Unrolled",
+    "auxiliary_loss",
+    "log_scaling",
+    "mean_scaling",
+    "unit_scaling",
+]
+
+__version__ = "0.1.0"

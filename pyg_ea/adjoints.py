@@ -1,0 +1,206 @@
+"""Adjoints: what the backward pass sees of the inner loop. The only place that decides it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pyg_ea.energy import Energy
+from pyg_ea.solver import NesterovSolver, Solution
+
+
+class Adjoint(Protocol):
+    """Runs the solver on the energy and decides how the result is differentiated."""
+
+    def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
+        """``steps`` solver steps from ``y [S, D]``. All adjoints return the same values."""
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """Exact gradient of the steps taken, through all of them (the paper's choice).
+
+    Backward costs about twice the forward pass; memory grows with the number of steps.
+    """
+
+    def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
+        """See :meth:`Adjoint.solve`."""
+        return solver.run(energy.gradient, solver.start(y), steps)
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """The gradient of :class:`Unrolled`, to rounding, in the memory of ``every`` steps.
+
+    Only the state between steps is kept (``[S, D]``, small); backward computes each step again.
+    About a third more time than :class:`Unrolled`.
+
+    Args:
+        every: steps between two kept states; more saves no time, only Python calls.
+    """
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        _check_positive("every", self.every)
+
+    def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
+        """See :meth:`Adjoint.solve`."""
+        state = solver.start(y)
+        for done in range(0, steps, self.every):
+            length = min(self.every, steps - done)
+            if torch.is_grad_enabled():
+                state = checkpoint(solver.run, energy.gradient, state, length, use_reentrant=False)
+            else:
+                state = solver.run(energy.gradient, state, length)
+        return state
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """Gradient of the last ``last`` steps only; what came before counts as a constant.
+
+    Time and memory of backward are those of ``last`` steps. Biased: less so the closer to
+    convergence. With ``last`` at least the number of steps it is :class:`Unrolled`.
+
+    Args:
+        last: number of steps differentiated.
+    """
+
+    last: int
+
+    def __post_init__(self) -> None:
+        _check_positive("last", self.last)
+
+    def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
+        """See :meth:`Adjoint.solve`."""
+        state = solver.start(y)
+        head = max(steps - self.last, 0)
+        with torch.no_grad():
+            state = solver.run(energy.gradient, state, head)
+        return solver.run(energy.gradient, state, steps - head)
+
+
+class ImplicitReport(dict[str, Tensor]):
+    """What the last backward pass of :class:`Implicit` met, segment by segment.
+
+    ``residual``: relative residual of the linear solve. ``indefinite``: whether curvature that is
+    not positive was met, so that the segment's solve stopped there. ``unconverged``: whether y
+    was not within the solver's tolerance, so that the formula holds only approximately.
+    """
+
+
+class ImplicitGradientWarning(UserWarning):
+    """The implicit gradient of some segments is not to be trusted."""
+
+
+@dataclass(frozen=True)
+class Implicit:
+    r"""Gradient at the minimiser by the implicit function theorem.
+
+    .. math::
+        \frac{dL}{d\theta} = -\Big(\frac{\partial^2 E}{\partial\theta \, \partial y}\Big)^T
+        \Big(\frac{\partial^2 E}{\partial y^2} + \lambda I\Big)^{-1} \frac{dL}{dy}
+
+    The solve is one of conjugate gradients for each segment, all at once. Memory is that of three
+    gradients whatever the number of steps; time is that of the steps without a graph plus one
+    gradient of a gradient an iteration.
+
+    Right only where the solver converged and the energy is convex at its end. Where it is not, the
+    segment's solve stops at the first direction without positive curvature; this and a y above
+    tolerance are warned of, and described segment by segment in :attr:`report`.
+
+    Step size and momentum get no gradient from y, on which they have no influence at the minimum.
+    The solution's two norms come from two further unrolled steps, so the auxiliary loss still
+    trains both; without that loss, fix them: ``NesterovSolver(trainable=False)``. First
+    derivatives only.
+
+    Args:
+        max_iterations: most conjugate-gradient iterations.
+        tolerance: relative residual at which a segment's solve ends.
+        damping: :math:`\lambda \ge 0`.
+    """
+
+    max_iterations: int = 20
+    tolerance: float = 1e-6
+    damping: float = 0.0
+    report: ImplicitReport = field(default_factory=ImplicitReport, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_positive("max_iterations", self.max_iterations)
+        if not self.damping >= 0:
+            raise ValueError(f"damping must be 0 or more, got {self.damping}")
+
+    def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
+        """See :meth:`Adjoint.solve`."""
+        state = Truncated(2).solve(solver, energy, y, steps)
+        if not torch.is_grad_enabled():
+            return state
+        minimiser = state.y.detach().requires_grad_()
+        gradient = energy.gradient(minimiser)
+        attached = gradient - gradient.detach()  # zero, and the way to the parameters
+        if attached.requires_grad:
+            unconverged = gradient.detach().abs().amax(dim=1) >= state.gtol
+            attached.register_hook(lambda v: self._pull(v, gradient, minimiser, unconverged))
+        return state._replace(y=minimiser.detach() + attached)
+
+    def _pull(self, v: Tensor, gradient: Tensor, y: Tensor, unconverged: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError("Implicit has first derivatives only; use Unrolled or Checkpointed")
+
+        def hessian(p: Tensor) -> Tensor:
+            (product,) = torch.autograd.grad(gradient, y, p, retain_graph=True)
+            return product + self.damping * p
+
+        solution, residual, indefinite = _conjugate_gradients(
+            hessian, v, self.max_iterations, self.tolerance
+        )
+        self.report.update(residual=residual, indefinite=indefinite, unconverged=unconverged)
+        bad = (indefinite | unconverged | (residual > self.tolerance)) & (v != 0).any(dim=1)
+        if bad.any():
+            warnings.warn(
+                "the implicit gradient of some segments is approximate (see Implicit.report): "
+                "take more steps, raise max_iterations or damping, or use Unrolled",
+                ImplicitGradientWarning,
+                stacklevel=2,
+            )
+        return -solution
+
+
+def _conjugate_gradients(
+    operator, v: Tensor, max_iterations: int, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solves ``operator(u) = v`` row by row: ``u [S, D]``, relative residual, indefinite ``[S]``.
+
+    A row ends when its residual is small enough or its search direction has no positive curvature.
+    """
+    u, r = torch.zeros_like(v), v
+    p, rr = r, r.square().sum(dim=1)
+    target = tolerance**2 * rr
+    indefinite = torch.zeros_like(rr, dtype=torch.bool)
+    for _ in range(max_iterations):
+        running = (rr > target) & ~indefinite
+        if not running.any():
+            break
+        hp = operator(p)
+        curvature = (p * hp).sum(dim=1)
+        indefinite = indefinite | (running & ~(curvature > 0))
+        running = running & ~indefinite
+        step = torch.where(running, rr / curvature, 0.0)[:, None]
+        u, r = u + step * p, r - step * hp
+        rr_new = r.square().sum(dim=1)
+        beta = torch.where(running, rr_new / rr, 0.0)[:, None]
+        p, rr = torch.where(running[:, None], r + beta * p, p), rr_new
+    norm = v.square().sum(dim=1)
+    residual = torch.where(norm > 0, rr / norm, 0.0).sqrt()
+    return u, residual, indefinite
+
+
+def _check_positive(name: str, value: int) -> None:
+    if not (isinstance(value, int) and value >= 1):
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")

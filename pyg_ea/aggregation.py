@@ -1,0 +1,342 @@
+"""Equilibrium Aggregation as a PyG aggregation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn.aggr import Aggregation
+from torch_geometric.nn.inits import reset
+
+from pyg_ea.adjoints import Adjoint, Unrolled
+from pyg_ea.energy import Energy, L2Prior, Scaling, log_scaling
+from pyg_ea.potentials import ResNetPotential, bind
+from pyg_ea.segments import Segments, state_dtype
+from pyg_ea.solver import NesterovSolver, Solution
+
+T = TypeVar("T")
+
+
+class DivergenceWarning(UserWarning):
+    """The inner loop of some segments diverged."""
+
+
+class EAAggregation(Aggregation):
+    r"""Equilibrium Aggregation: a set's vector is the minimiser of a learned energy.
+
+    From "Equilibrium Aggregation: Encoding Sets via Optimization" (Bartunov, Fuchs and Lillicrap,
+    UAI 2022, arXiv 2202.12795):
+
+    .. math::
+        y_s = \arg\min_y \frac{\log_2(n_s + 1)}{n_s + 10^{-8}}
+        \Big( R(y) + \sum_{i \in s} F(x_i, y) \Big)
+
+    approximated by ``steps`` Nesterov steps from zero. Works wherever PyG takes an aggregation:
+    ``aggr=EAAggregation(...)`` of any convolution, inside ``MultiAggregation``, as readout. The
+    result of a set depends on that set alone, not on the order of its elements nor on the rest of
+    the batch, and is 0 for an empty set.
+
+    Args:
+        in_channels: size :math:`D_x` of an element.
+        out_channels: size :math:`D_y` of the result.
+        hidden_channels: width :math:`H` of the default potential; ``out_channels`` if not given.
+        steps: solver steps :math:`T`. Time is proportional to it, and so is memory in training
+            unless ``adjoint`` says otherwise.
+        eval_steps: solver steps in eval mode; ``steps`` if not given.
+        potential: :math:`F`, any module ``forward(x [N, Dx], y [N, Dy]) -> [N]``. Default:
+            :class:`ResNetPotential`.
+        prior: :math:`R`, any module ``forward(y [S, Dy]) -> [S]``. Default: :class:`L2Prior`.
+        solver: default :class:`NesterovSolver`.
+        adjoint: how backward goes through the solver. Default: :class:`Unrolled`.
+        scaling: the factor in front, a function of counts ``[S]``. Default :func:`log_scaling`.
+
+    Shapes:
+        - **x:** :math:`(*, N, D_x)`, floating; leading dimensions are further, independent batches
+        - **index:** :math:`(N)`, int64, in any order, or **ptr:** :math:`(S + 1)`; neither: one set
+        - **output:** :math:`(*, S, D_y)`, in the dtype of x
+
+    Raises:
+        ValueError: for sizes, shapes or values that make no sense, NaN and infinity included.
+        TypeError: for a wrong dtype.
+
+    Warns:
+        DivergenceWarning: when the inner loop of a segment diverges.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden_channels: int | None = None,
+        steps: int = 15,
+        eval_steps: int | None = None,
+        *,
+        potential: nn.Module | None = None,
+        prior: nn.Module | None = None,
+        solver: NesterovSolver | None = None,
+        adjoint: Adjoint | None = None,
+        scaling: Scaling = log_scaling,
+    ) -> None:
+        super().__init__()
+        hidden_channels = out_channels if hidden_channels is None else hidden_channels
+        eval_steps = steps if eval_steps is None else eval_steps
+        self.in_channels = _positive("in_channels", in_channels)
+        self.out_channels = _positive("out_channels", out_channels)
+        self.hidden_channels = _positive("hidden_channels", hidden_channels)
+        self.steps = _positive("steps", steps)
+        self.eval_steps = _positive("eval_steps", eval_steps)
+        if potential is None:
+            potential = ResNetPotential(in_channels, out_channels, hidden_channels)
+        self.potential = potential
+        self.prior = L2Prior() if prior is None else prior
+        self.solver = NesterovSolver() if solver is None else solver
+        self.adjoint = Unrolled() if adjoint is None else adjoint
+        self.scaling = scaling
+        self._solution: Solution | None = None
+        self._occupied: Tensor | None = None
+
+    def reset_parameters(self) -> None:
+        """Re-initialises potential, prior and solver, and forgets the last solution."""
+        for module in (self.potential, self.prior, self.solver):
+            reset(module)
+        self._solution = self._occupied = None
+
+    @property
+    def solution(self) -> Solution:
+        """The solver's :class:`Solution` of the last forward pass, graph included.
+
+        Raises:
+            RuntimeError: before the first forward pass.
+        """
+        if self._solution is None:
+            raise RuntimeError("EAAggregation has no solution yet: call the layer first")
+        return self._solution
+
+    @property
+    def occupied(self) -> Tensor:
+        """Which segments of the last forward pass held an element, bool ``[S]``.
+
+        Raises:
+            RuntimeError: before the first forward pass.
+        """
+        if self._occupied is None:
+            raise RuntimeError("EAAggregation has no solution yet: call the layer first")
+        return self._occupied
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        ptr: Tensor | None = None,
+        dim_size: int | None = None,
+        dim: int = -2,
+        max_num_elements: int | None = None,
+    ) -> Tensor:
+        """Aggregates ``x`` over dimension ``dim``; see the class for shapes."""
+        x, segments, leading = self._elements(x, index, ptr, dim_size, dim)
+        steps = self.steps if self.training else self.eval_steps
+        y = _outside_inference_mode(lambda x, s: self._solve(x, s, steps), x, segments)
+        y = y.to(x.dtype).reshape(*leading, -1, self.out_channels)
+        return y.movedim(-2, dim)
+
+    def diagnose(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        ptr: Tensor | None = None,
+        dim_size: int | None = None,
+    ) -> Diagnostics:
+        """Runs the layer on ``x [N, Dx]`` without a graph and reports on each segment.
+
+        Costs one forward pass and two evaluations of the energy.
+        """
+        x, segments, _ = self._elements(x, index, ptr, dim_size, -2)
+        steps = self.steps if self.training else self.eval_steps
+
+        def run(x: Tensor, segments: Segments) -> Diagnostics:
+            energy = self._energy(x, segments)
+            start = self._zero(x, segments)
+            solution = self.adjoint.solve(self.solver, energy, start, steps)
+            gradient = energy.gradient(solution.y).abs().amax(dim=1)
+            before, after = energy.value(start), energy.value(solution.y)
+            return Diagnostics(
+                count=segments.count,
+                steps=solution.steps,
+                gradient_norm=gradient,
+                energy_before=before,
+                energy_after=after,
+                converged=gradient < self.solver.gtol,
+                diverged=solution.diverged | ~(after <= before),
+            )
+
+        with torch.no_grad():
+            return _outside_inference_mode(run, x, segments)
+
+    def _solve(self, x: Tensor, segments: Segments, steps: int) -> Tensor:
+        energy = self._energy(x, segments)
+        start = self._zero(x, segments)
+        solution = self.adjoint.solve(self.solver, energy, start, steps)
+        self._solution, self._occupied = solution, segments.count > 0
+        if not torch.compiler.is_compiling() and solution.diverged.any():
+            warnings.warn(
+                "the inner loop of EAAggregation diverged for some segments "
+                "(see .solution.diverged): lower the step size, "
+                "solver=NesterovSolver(lr=...), or set its clip",
+                DivergenceWarning,
+                stacklevel=4,
+            )
+        return solution.y
+
+    def _energy(self, x: Tensor, segments: Segments) -> Energy:
+        scale = self.scaling(segments.count.to(state_dtype(x.dtype)))
+        return Energy(bind(self.potential, x, segments), self.prior, scale)
+
+    def _zero(self, x: Tensor, segments: Segments) -> Tensor:
+        dtype = state_dtype(x.dtype)
+        return x.new_zeros(segments.num_segments, self.out_channels, dtype=dtype)
+
+    def _elements(
+        self, x: Tensor, index: Tensor | None, ptr: Tensor | None, dim_size: int | None, dim: int
+    ) -> tuple[Tensor, Segments, torch.Size]:
+        """Checked elements ``[N, Dx]``, their segments, and the leading sizes of the result."""
+        _check_elements(x, dim, self.in_channels, self.potential)
+        x = x.movedim(dim, -2)
+        leading = x.shape[:-2]
+        segments = _segments(x.shape[-2], index, ptr, dim_size, x.device)
+        return x.reshape(-1, x.shape[-1]), segments.tiled(leading.numel()), leading
+
+    def __getstate__(self) -> dict[str, object]:
+        return {
+            **self.__dict__,
+            "_solution": None,
+            "_occupied": None,
+        }  # it holds a graph, which cannot be copied
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
+            f"hidden_channels={self.hidden_channels}, steps={self.steps}, "
+            f"eval_steps={self.eval_steps}, adjoint={self.adjoint})"
+        )
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What the solver did, segment by segment (:meth:`EAAggregation.diagnose`); each ``[S]``."""
+
+    count: Tensor
+    """Number of elements."""
+    steps: Tensor
+    """Steps in which y moved."""
+    gradient_norm: Tensor
+    """Largest absolute entry of the energy's gradient at the result."""
+    energy_before: Tensor
+    """Energy at the start, y = 0."""
+    energy_after: Tensor
+    """Energy at the result."""
+    converged: Tensor
+    """Whether ``gradient_norm`` is below the solver's ``gtol``."""
+    diverged: Tensor
+    """Whether values are not finite, the gradient grew tenfold, or the energy rose."""
+
+    def __str__(self) -> str:
+        """A summary over segments: medians, and how many converged or diverged."""
+        if not len(self.count):
+            return "no segments"
+        size = len(self.count)
+        return (
+            f"{size} segments of {self.count.float().mean():.1f} elements on average: "
+            f"{int(self.converged.sum())} converged, {int(self.diverged.sum())} diverged; median "
+            f"steps {int(self.steps.median())}, gradient {self.gradient_norm.median():.2e}, "
+            f"energy {self.energy_before.median():.4g} -> {self.energy_after.median():.4g}"
+        )
+
+
+def _outside_inference_mode(
+    function: Callable[[Tensor, Segments], T], x: Tensor, segments: Segments
+) -> T:
+    """Calls ``function`` with autograd at its disposal, which inference mode withholds."""
+    if not torch.is_inference_mode_enabled():
+        return function(x, segments)
+    with torch.inference_mode(False), torch.no_grad():
+        return function(x.clone(), Segments(segments.index.clone(), segments.num_segments))
+
+
+def _positive(name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def _check_elements(x: Tensor, dim: int, channels: int, potential: nn.Module) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}; call x.float()")
+    if x.dim() < 2 or dim % x.dim() == x.dim() - 1:
+        raise ValueError(
+            f"x must have at least two dimensions, the last holding the channels, and dim={dim} "
+            f"another one; got shape {list(x.shape)}"
+        )
+    if x.shape[-1] != channels:
+        raise ValueError(
+            f"x has {x.shape[-1]} channels (shape {list(x.shape)}), expected in_channels={channels}"
+        )
+    weight = next(potential.parameters(), x)
+    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(
+            f"x is {x.dtype} but the layer's weights are {weight.dtype}: convert one of them, "
+            f"x.to({weight.dtype}) or layer.to({x.dtype}), or use torch.autocast"
+        )
+    if not torch.compiler.is_compiling() and not x.isfinite().all():
+        bad = int((~x.isfinite()).sum())
+        raise ValueError(f"x holds {bad} values that are NaN or infinite; clean it first")
+
+
+def _segments(
+    size: int,
+    index: Tensor | None,
+    ptr: Tensor | None,
+    dim_size: int | None,
+    device: torch.device,
+) -> Segments:
+    if index is None and ptr is not None:
+        _check_ptr(ptr, size)
+        return Segments.from_ptr(ptr)
+    if index is None:
+        index = torch.zeros(size, dtype=torch.long, device=device)
+    if index.dtype != torch.long:
+        raise TypeError(f"index must be int64, got {index.dtype}; call index.long()")
+    if index.shape != (size,):
+        raise ValueError(
+            f"index must have one entry for each of the {size} elements, shape [{size}], "
+            f"got {list(index.shape)}"
+        )
+    if dim_size is None:
+        dim_size = int(index.max()) + 1 if size else 0
+    if size and not torch.compiler.is_compiling():
+        low, high = (int(v) for v in index.aminmax())
+        if low < 0 or high >= dim_size:
+            raise ValueError(
+                f"index must lie in [0, dim_size) = [0, {dim_size}), got values from {low} to "
+                f"{high}"
+            )
+    return Segments(index, dim_size)
+
+
+def _check_ptr(ptr: Tensor, size: int) -> None:
+    if ptr.dtype != torch.long:
+        raise TypeError(f"ptr must be int64, got {ptr.dtype}; call ptr.long()")
+    if ptr.dim() != 1 or not ptr.numel():
+        raise ValueError(f"ptr must be a vector of S + 1 boundaries, got shape {list(ptr.shape)}")
+    if torch.compiler.is_compiling():
+        return
+    if ptr[0] != 0 or ptr[-1] != size or (ptr[1:] < ptr[:-1]).any():
+        raise ValueError(
+            f"ptr must rise from 0 to the number of elements, {size}, got {ptr.tolist()[:8]}"
+            + ("..." if ptr.numel() > 8 else "")
+        )

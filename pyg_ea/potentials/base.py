@@ -1,0 +1,97 @@
+"""What a potential is, and how the energy sees it once its elements are fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pyg_ea.segments import Segments, state_dtype
+
+
+class BoundPotential(Protocol):
+    r"""A potential with its elements fixed: :math:`\Phi_s(y) = \sum_{i \in s} F(x_i, y_s)`.
+
+    Both methods are differentiable with respect to ``y``, the elements and the parameters.
+    """
+
+    def value(self, y: Tensor) -> Tensor:
+        r""":math:`\Phi_s(y_s)`: ``[S, Dy] -> [S]``."""
+
+    def gradient(self, y: Tensor) -> Tensor:
+        r""":math:`\partial \Phi_s / \partial y_s`: ``[S, Dy] -> [S, Dy]``."""
+
+
+class Potential(nn.Module):
+    r"""Base class of potentials :math:`F(x, y)`.
+
+    Only :meth:`forward` is needed. A subclass with a closed-form gradient overrides :meth:`bind`.
+    Any other module, or plain function, with the signature of :meth:`forward` serves as well.
+    """
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The potential of each element: ``x [N, Dx], y [N, Dy] -> [N]``."""
+        raise NotImplementedError
+
+    def bind(self, x: Tensor, segments: Segments) -> BoundPotential:
+        """Fixes the elements; everything that does not depend on ``y`` is computed here, once."""
+        return AutogradPotential(self, x, segments)
+
+    def reset_parameters(self) -> None:
+        """Re-initialises all parameters; nothing to do for a potential without any."""
+
+
+class AutogradPotential:
+    """Any ``potential(x, y) -> [N]`` bound to its elements, with its gradient by autograd."""
+
+    def __init__(
+        self, potential: Callable[[Tensor, Tensor], Tensor], x: Tensor, segments: Segments
+    ) -> None:
+        self.potential = potential
+        self.x = x
+        self.segments = segments
+
+    def value(self, y: Tensor) -> Tensor:
+        """See :meth:`BoundPotential.value`."""
+        per_element = self.potential(self.x, self.segments.gather(y).to(self.x.dtype))
+        if per_element.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"the potential returned shape {list(per_element.shape)} for "
+                f"{self.x.shape[0]} elements, expected [{self.x.shape[0]}]: "
+                "one number for each element"
+            )
+        return self.segments.sum(per_element)
+
+    def gradient(self, y: Tensor) -> Tensor:
+        """See :meth:`BoundPotential.gradient`."""
+        return gradient_in_y(self.value, y)
+
+
+def bind(
+    potential: Callable[[Tensor, Tensor], Tensor], x: Tensor, segments: Segments
+) -> BoundPotential:
+    """Binds ``potential`` by its own method where it has one, by autograd otherwise."""
+    if isinstance(potential, Potential):
+        return potential.bind(x, segments)
+    return AutogradPotential(potential, x, segments)
+
+
+def gradient_in_y(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+    r"""Gradient of :math:`\sum_s f_s(y)` in ``y`` by autograd, in any grad mode: ``[S, Dy]``.
+
+    The result can be differentiated again where gradients are enabled, and keeps no graph where
+    they are not. The caller leaves ``inference_mode`` first.
+    """
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not (differentiable and y.requires_grad):
+            y = y.detach().requires_grad_()
+        total = function(y).sum()
+        if not total.requires_grad:
+            raise ValueError("the potential or prior does not depend on y, so it has no minimum")
+        (gradient,) = torch.autograd.grad(
+            total, y, create_graph=differentiable, allow_unused=True, materialize_grads=True
+        )
+    return gradient.to(state_dtype(gradient.dtype))

@@ -1,0 +1,192 @@
+r"""The potential of the paper (Listing 1) and the closed form of its gradient in y."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyg_ea.potentials.base import Potential
+from pyg_ea.segments import Segments, state_dtype
+
+OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
+
+
+class ResNetPotential(Potential):
+    r"""The learned potential of "Equilibrium Aggregation" (arXiv 2202.12795, Listing 1).
+
+    A residual network on :math:`z_0 = [x, y]` with widths :math:`2H, H, 32`:
+
+    .. math::
+        z_1 &= R_1 z_0 + \tanh(\mathrm{LN}(L_1 z_0)) \\
+        z_2 &= R_2 z_1 + \tanh(\mathrm{LN}(L_2 z_1)) \\
+        z_3 &= R_3 z_2 + L_3 z_2, \qquad F(x, y) = \frac{1}{32} \sum_{c=1}^{32} z_{3,c}^2
+
+    Every :math:`L` and :math:`R` is affine; :math:`R` is the identity where widths agree
+    (:math:`D_x + D_y = 2H` for the first). :math:`F \ge 0`, so the energy is bounded below. Weights
+    start as a normal of standard deviation :math:`1/\sqrt{\text{fan-in}}` truncated at two of them,
+    biases at zero.
+
+    :meth:`bind` gives the closed-form gradient (:class:`BoundResNet`): no autograd runs inside the
+    solver's loop.
+
+    Args:
+        in_channels: size :math:`D_x` of an element.
+        out_channels: size :math:`D_y` of the output.
+        hidden_channels: :math:`H`; the potential has about :math:`2H(D_x + D_y) + 2H^2` weights,
+            twice that with projected skips.
+
+    Shapes:
+        - **x:** :math:`(N, D_x)`, **y:** :math:`(N, D_y)`
+        - **output:** :math:`(N)`
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.hidden_channels = hidden_channels
+        widths = [in_channels + out_channels, 2 * hidden_channels, hidden_channels, OUTPUTS]
+        self.layer1, self.layer2, self.layer3 = (nn.Linear(n, m) for n, m in pairwise(widths))
+        self.skip1, self.skip2, self.skip3 = (
+            nn.Identity() if n == m else nn.Linear(n, m) for n, m in pairwise(widths)
+        )
+        self.norm1 = nn.LayerNorm(2 * hidden_channels)
+        self.norm2 = nn.LayerNorm(hidden_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Re-initialises all parameters as the paper's framework does."""
+        for module in self.children():
+            if isinstance(module, nn.Linear):
+                std = module.in_features**-0.5
+                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The potential of each element, layer by layer: ``[N, Dx], [N, Dy] -> [N]``."""
+        z = torch.cat([x, y], dim=-1)
+        z = self.skip1(z) + torch.tanh(self.norm1(self.layer1(z)))
+        z = self.skip2(z) + torch.tanh(self.norm2(self.layer2(z)))
+        z = self.skip3(z) + self.layer3(z)
+        return z.square().mean(dim=-1)
+
+    def bind(self, x: Tensor, segments: Segments) -> BoundResNet:
+        """Fixes the elements; see :class:`BoundResNet`."""
+        return BoundResNet(self, x, segments)
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``repr``."""
+        return f"{self.in_channels}, {self.out_channels}, hidden_channels={self.hidden_channels}"
+
+
+class BoundResNet:
+    r"""Closed form of :math:`\sum_{i \in s} \partial F(x_i, y_s) / \partial y_s` of Listing 1.
+
+    Every path from :math:`z_0 = [x, y]` to a pre-activation or to the output that meets no tanh is
+    affine, so it composes in advance. With :math:`W_3 = R_3 + L_3`,
+
+    .. math::
+        A = \begin{bmatrix} L_1 \\ L_2 R_1 \\ W_3 R_2 R_1 \end{bmatrix}, \quad
+        B = \begin{bmatrix} L_2 \\ W_3 R_2 \end{bmatrix}, \qquad
+        [u_1, u_2, u_3] = A_x x + A_y y + a
+
+    one element's potential and gradient are
+
+    .. math::
+        t_1 &= \tanh(\mathrm{LN}(u_1)), \quad [v_2, v_3] = B t_1 \\
+        t_2 &= \tanh(\mathrm{LN}(u_2 + v_2)), \quad o = u_3 + v_3 + W_3 t_2 \\
+        F &= \overline{o^2}, \quad \delta_3 = \tfrac{2}{32} o, \quad
+        \delta_2 = \mathrm{pull}_2(W_3^T \delta_3), \quad
+        \delta_1 = \mathrm{pull}_1(B^T [\delta_2, \delta_3]) \\
+        \partial F / \partial y &= A_y^T [\delta_1, \delta_2, \delta_3]
+
+    where pull is the transposed derivative of tanh(LN(.)). :math:`A_x x + a` is computed once for
+    all steps, and what concerns :math:`y` alone on S rows rather than N. Cost for each element and
+    step: about :math:`4 H^2` multiply-adds.
+    """
+
+    def __init__(self, potential: ResNetPotential, x: Tensor, segments: Segments) -> None:
+        self.segments = segments
+        self.norm1, self.norm2 = potential.norm1, potential.norm2
+        with torch.autocast(x.device.type, enabled=False):  # weights compose at full precision
+            a_matrix, offset, self.B, self.W3 = _composed(potential)
+        widths = [2 * potential.hidden_channels, potential.hidden_channels, OUTPUTS]
+        inputs = [potential.in_channels, potential.out_channels]
+        a_x, self.A_y = a_matrix.split(inputs, dim=1)  # [3H+32, Dx], [3H+32, Dy]
+        self.fixed = F.linear(x, a_x, offset)  # [N, 3H+32]
+        self.widths = widths
+
+    def value(self, y: Tensor) -> Tensor:
+        """Sum of the potential over each segment: ``[S, Dy] -> [S]``."""
+        output, *_ = self._forward(y)
+        return self.segments.sum(output.square().mean(dim=-1))
+
+    def gradient(self, y: Tensor) -> Tensor:
+        """Its gradient in y: ``[S, Dy] -> [S, Dy]``."""
+        output, pull1, pull2 = self._forward(y)
+        d3 = output * (2 / OUTPUTS)  # [N, 32]
+        d2 = pull2(F.linear(d3, self.W3.T))  # [N, H]
+        d1 = pull1(F.linear(torch.cat([d2, d3], dim=1), self.B.T))  # [N, 2H]
+        total = self.segments.sum(torch.cat([d1, d2, d3], dim=1))  # [S, 3H+32]
+        gradient = F.linear(total.to(self.A_y.dtype), self.A_y.T)  # [S, Dy]
+        return gradient.to(total.dtype)
+
+    def _forward(self, y: Tensor) -> tuple[Tensor, _TanhNorm, _TanhNorm]:
+        from_y = F.linear(y.to(self.A_y.dtype), self.A_y)  # [S, 3H+32]
+        u1, u2, u3 = (self.fixed + self.segments.gather(from_y)).split(self.widths, dim=1)
+        stage1 = _TanhNorm(u1, self.norm1)
+        t1 = stage1.output.to(u1.dtype)  # [N, 2H]
+        v2, v3 = F.linear(t1, self.B).split(self.widths[1:], dim=1)  # [N, H], [N, 32]
+        stage2 = _TanhNorm(u2 + v2, self.norm2)
+        output = u3 + v3 + F.linear(stage2.output.to(u1.dtype), self.W3)  # [N, 32]
+        return output, stage1, stage2
+
+
+class _TanhNorm:
+    r"""``tanh(LayerNorm(u))`` at one point and, by calling it, its transposed derivative.
+
+    With :math:`n = (u - \bar u) / \sigma`, :math:`t = \tanh(\gamma n + \beta)` and
+    :math:`w = \gamma (1 - t^2) d`, the pullback of :math:`d` is
+    :math:`(w - \bar w - n \, \overline{w n}) / \sigma`, bars being means over the row.
+    """
+
+    def __init__(self, u: Tensor, norm: nn.LayerNorm) -> None:
+        u = u.to(state_dtype(u.dtype))
+        variance, mean = torch.var_mean(u, dim=1, correction=0, keepdim=True)
+        self.inv_std = torch.rsqrt(variance + norm.eps)  # [N, 1]
+        self.normed = (u - mean) * self.inv_std  # [N, D]
+        self.gamma = norm.weight
+        self.output = torch.tanh(torch.addcmul(norm.bias, self.gamma, self.normed))  # [N, D]
+
+    def __call__(self, d: Tensor) -> Tensor:
+        w = self.gamma * (1 - self.output.square()) * d  # [N, D]
+        along = (w * self.normed).mean(dim=1, keepdim=True)  # [N, 1]
+        pulled = self.inv_std * (w - w.mean(dim=1, keepdim=True) - self.normed * along)
+        return pulled.to(d.dtype)
+
+
+def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The composed affine maps ``A [3H+32, Dx+Dy], a [3H+32], B [H+32, 2H], W3 [32, H]``."""
+    l1, l2, l3 = p.layer1, p.layer2, p.layer3
+    if isinstance(p.skip3, nn.Linear):
+        w3, c3 = l3.weight + p.skip3.weight, l3.bias + p.skip3.bias
+    else:
+        w3, c3 = l3.weight + torch.eye(OUTPUTS).to(l3.weight), l3.bias
+    w3_r2, w3_c2 = _after(w3, p.skip2)
+    b_matrix = torch.cat([l2.weight, w3_r2])
+    b_r1, b_c1 = _after(b_matrix, p.skip1)
+    a_matrix = torch.cat([l1.weight, b_r1])
+    offset = torch.cat([l1.bias, b_c1 + torch.cat([l2.bias, w3_c2 + c3])])
+    return a_matrix, offset, b_matrix, w3
+
+
+def _after(weight: Tensor, skip: nn.Module) -> tuple[Tensor, Tensor]:
+    """``weight @ skip(z)`` as a matrix and an offset on z."""
+    if isinstance(skip, nn.Linear):
+        return weight @ skip.weight, weight @ skip.bias
+    return weight, weight.new_zeros(weight.shape[0])

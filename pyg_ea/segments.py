@@ -1,0 +1,70 @@
+"""Segments: how N elements are grouped into S sets, and the only place that reduces over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of solver state, counts and norms for data of ``dtype``: never below float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+@dataclass(frozen=True)
+class Segments:
+    r"""A partition of ``N`` elements into ``num_segments`` sets.
+
+    Segments may be empty and ``index`` need not be sorted. Both operations, and their derivatives
+    of every order, use native PyTorch ops only: sorted CSR kernels that compute a wrong second
+    derivative are of no use here, because training differentiates through an inner gradient.
+
+    Args:
+        index: segment of each element, int64 in ``[0, num_segments)``.
+        num_segments: number of segments :math:`S`, trailing empty ones included.
+
+    Shapes:
+        - **index:** :math:`(N)`
+    """
+
+    index: Tensor
+    num_segments: int
+
+    @classmethod
+    def from_ptr(cls, ptr: Tensor) -> Segments:
+        """Segments from CSR boundaries: segment ``s`` holds elements ``ptr[s]:ptr[s+1]``."""
+        num_segments = ptr.numel() - 1
+        index = torch.repeat_interleave(
+            torch.arange(num_segments, device=ptr.device), ptr[1:] - ptr[:-1]
+        )
+        return cls(index, num_segments)
+
+    def tiled(self, copies: int) -> Segments:
+        """The segments of ``copies`` equal batches laid one after the other."""
+        if copies == 1:
+            return self
+        offset = torch.arange(copies, device=self.index.device) * self.num_segments
+        index = (offset[:, None] + self.index).reshape(-1)
+        return Segments(index, copies * self.num_segments)
+
+    @cached_property
+    def count(self) -> Tensor:
+        """Number of elements of each segment, int64 ``[S]``."""
+        ones = torch.ones_like(self.index)
+        return ones.new_zeros(self.num_segments).index_add(0, self.index, ones)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Each element's row of its segment: ``[S, D] -> [N, D]``."""
+        return values.index_select(0, self.index)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over each segment, 0 where it is empty: ``[N, ...] -> [S, ...]``.
+
+        Accumulates in float32 or wider, which is also the dtype of the result.
+        """
+        values = values.to(state_dtype(values.dtype))
+        total = values.new_zeros(self.num_segments, *values.shape[1:])
+        return total.index_add(0, self.index, values)
