@@ -56,15 +56,17 @@ UNKNOWN = MISSING & 0xFF
 
 
 class Written(NamedTuple):
-    """What `write_layout` did: molecules written and rows left out."""
+    """What `write_layout` did: molecules and bonds written, and rows left out."""
 
     num_graphs: int
+    num_bonds: int
     rejected: list[Rejected]
 
 
 class _Encoded(NamedTuple):
     files: list[bytes]
     num_graphs: int
+    num_bonds: int
     rejected: list[Rejected]
 
 
@@ -83,7 +85,7 @@ def write_layout(
         OSError: when writing fails.
         DataError: when a worker dies.
     """
-    num_graphs, rejected = 0, []
+    num_graphs, num_bonds, rejected = 0, 0, []
     (folder / "raw").mkdir()
     (folder / "mapping").mkdir()
     (folder / "RELEASE_v1.txt").write_text("")
@@ -95,9 +97,10 @@ def write_layout(
             for output, data in zip(outputs, encoded.files, strict=True):
                 output.write(data)
             num_graphs += encoded.num_graphs
+            num_bonds += encoded.num_bonds
             rejected += encoded.rejected
             bar.update(encoded.num_graphs + len(encoded.rejected))
-    return Written(num_graphs, rejected)
+    return Written(num_graphs, num_bonds, rejected)
 
 
 def _encode(records: list[Record]) -> _Encoded:
@@ -118,7 +121,12 @@ def _encode(records: list[Record]) -> _Encoded:
         [_label_row(r.labels) for r, _ in graphs],
         [_mapping_row(r) for r, _ in graphs],
     ]
-    return _Encoded([_compress(lines) for lines in rows], len(graphs), rejected)
+    return _Encoded(
+        [_compress(lines) for lines in rows],
+        num_graphs=len(graphs),
+        num_bonds=len(rows[3]),
+        rejected=rejected,
+    )
 
 
 def _row(values: Iterable[int]) -> str:

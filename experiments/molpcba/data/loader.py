@@ -79,11 +79,6 @@ class GraphLoader:
         """Choose the epoch whose order the next iteration follows."""
         self.epoch = epoch
 
-    @property
-    def sampler(self) -> GraphLoader:
-        """The object whose `set_epoch` Lightning calls at the start of an epoch: this one."""
-        return self
-
     def order(self) -> Tensor:
         """The graphs of all ranks in this epoch's order, `[n]`."""
         if not self.shuffle:

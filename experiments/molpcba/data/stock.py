@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import shutil
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -93,7 +94,9 @@ def _read_stock(folder: Path, num_tasks: int) -> PygGraphPropPredDataset:
         "additional edge files": "None",
     }
     # Its progress goes to standard output; that belongs to the caller's results.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        # pandas 3 hands out read-only arrays; the tensors over them are only read.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return PygGraphPropPredDataset(folder.name, meta_dict=meta)
 
 

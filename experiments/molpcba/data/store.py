@@ -77,7 +77,7 @@ def prepare(source: Source, root: Path, workers: int) -> Store:
     store, _ = _open(path, source.key)
     if store is not None:
         return store
-    with writing(root), _locked(root / f".{path.name}.lock"):
+    with writing(root), locked(root / f".{path.name}.lock"):
         store, damage = _open(path, source.key)
         if store is not None:
             return store
@@ -156,7 +156,8 @@ def _open(path: Path, key: str) -> tuple[Store | None, str]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; the system drops it when the process ends, however it ends."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
