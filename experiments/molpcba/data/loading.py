@@ -152,12 +152,9 @@ def _split(
     workers: int,
 ) -> tuple[dict[str, Tensor], str]:
     """The split and its name."""
-    if (
-        choice.own_split
-        and split in (None, "ogb")
-        and choice.own_split[1] == (split or choice.own_split[1])
-    ):
-        folder, split = choice.own_split
+    own = choice.own_split
+    if own and (split is None or split == own[1] == "ogb"):
+        folder, split = own
         splits = read_split(store.path, folder)
     elif split == "ogb":
         raise DataError(f"{choice.name} has no split of OGB's; use split random or scaffold")

@@ -76,11 +76,18 @@ class OgbSource:
 
     @property
     def key(self) -> str:
-        """Hash of the raw files."""
+        """Hash of all files.
+
+        Raises:
+            DataError: when one cannot be read.
+        """
         digest = hashlib.sha256(f"{VERSION}".encode())
-        for name in self.facts.needed:
-            with open(self.folder / name, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            for name in self.facts.needed:
+                with open(self.folder / name, "rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
         return digest.hexdigest()
 
     def write(self, folder: Path, workers: int) -> Contents:
