@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -35,29 +36,19 @@ class Unrolled:
 
 @dataclass(frozen=True)
 class Checkpointed:
-    """The gradient of :class:`Unrolled`, to rounding, in the memory of ``every`` steps.
+    """The gradient of :class:`Unrolled`, to rounding, in the memory of one step.
 
-    Only the state between steps is kept (``[S, D]``, small); backward computes each step again.
-    About a third more time than :class:`Unrolled`.
-
-    Args:
-        every: steps between two kept states; more saves no time, only Python calls.
+    Only the state between steps is kept (``[S, D]``, small); backward computes each step again:
+    about a third more time than :class:`Unrolled` with the default potential.
     """
-
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        _check_positive("every", self.every)
 
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         """See :meth:`Adjoint.solve`."""
+        if not torch.is_grad_enabled():
+            return Unrolled().solve(solver, energy, y, steps)
         state = solver.start(y)
-        for done in range(0, steps, self.every):
-            length = min(self.every, steps - done)
-            if torch.is_grad_enabled():
-                state = checkpoint(solver.run, energy.gradient, state, length, use_reentrant=False)
-            else:
-                state = solver.run(energy.gradient, state, length)
+        for _ in range(steps):
+            state = checkpoint(solver.run, energy.gradient, state, 1, use_reentrant=False)
         return state
 
 
@@ -145,7 +136,7 @@ class Implicit:
         gradient = energy.gradient(minimiser)
         attached = gradient - gradient.detach()  # zero, and the way to the parameters
         if attached.requires_grad:
-            unconverged = gradient.detach().abs().amax(dim=1) >= state.gtol
+            unconverged = ~state.converged
             attached.register_hook(lambda v: self._pull(v, gradient, minimiser, unconverged))
         return state._replace(y=minimiser.detach() + attached)
 
@@ -173,7 +164,7 @@ class Implicit:
 
 
 def _conjugate_gradients(
-    operator, v: Tensor, max_iterations: int, tolerance: float
+    operator: Callable[[Tensor], Tensor], v: Tensor, max_iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solves ``operator(u) = v`` row by row: ``u [S, D]``, relative residual, indefinite ``[S]``.
 

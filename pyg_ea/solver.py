@@ -14,7 +14,7 @@ from pyg_ea.transforms import inverse_softplus, logit
 
 Gradient = Callable[[Tensor], Tensor]  # y [S, D] -> dE/dy [S, D]
 
-GROWTH = 10.0  # a gradient this many times the first one's size counts as diverged
+GROWTH = 10.0  # a gradient this many times the first one's size raises suspicion of divergence
 
 
 class Solution(NamedTuple):
@@ -37,20 +37,24 @@ class Solution(NamedTuple):
     """``[S]``, largest absolute entry of the last step's gradient."""
     steps: Tensor
     """``[S]``, int64: steps in which y moved."""
+    diverged: Tensor
+    """``[S]``, bool: whether y is not finite or, as the layer finds, the energy rose."""
     gtol: float
     """The tolerance that stopped y."""
 
     @property
     def converged(self) -> Tensor:
-        """``[S]``, whether the last gradient is below ``gtol``."""
+        """``[S]``, whether the last gradient is below ``gtol``, the rule that stops y."""
         return self.gradient_max < self.gtol
 
     @property
-    def diverged(self) -> Tensor:
-        """``[S]``, whether y or its gradient is not finite, or the gradient grew tenfold."""
-        finite = self.y.isfinite().all(dim=1) & self.gradient_max.isfinite()
+    def suspect(self) -> Tensor:
+        """``[S]``, whether the gradient is not finite or grew tenfold since the first step.
+
+        A start on flat ground does the same, so this only says where to look at the energy.
+        """
         grown = (self.gradient_max > GROWTH * self.first_max) & ~self.converged
-        return ~finite | grown
+        return grown | ~self.gradient_max.isfinite() | self.diverged
 
 
 class NesterovSolver(nn.Module):
@@ -63,7 +67,7 @@ class NesterovSolver(nn.Module):
         m &\leftarrow \mu m - \eta g, \qquad y \leftarrow \mathrm{clip}(y + a \, m)
 
     with :math:`\eta = \mathrm{softplus}(\cdot)` and :math:`\mu = \mathrm{sigmoid}(\cdot)` of
-    trained scalars. A segment below ``gtol`` keeps its y while its velocity goes on decaying. On a
+    trained scalars. A segment below ``gtol`` keeps its y while its velocity goes on changing. On a
     quadratic of curvature :math:`L` the steps are stable for
     :math:`\eta L < (2 + 2\mu) / (1 + 2\mu)`, that is 1.36 at :math:`\mu = 0.9`.
 
@@ -120,18 +124,44 @@ class NesterovSolver(nn.Module):
     def start(self, y: Tensor) -> Solution:
         """The state before the first step: ``y [S, D]``, at rest."""
         zero = y.new_zeros(y.shape[0])
-        steps = torch.zeros(y.shape[0], dtype=torch.long, device=y.device)
-        return Solution(y, torch.zeros_like(y), zero, zero, zero, zero, steps, self.gtol)
+        return Solution(
+            y=y,
+            momentum=torch.zeros_like(y),
+            final_norm=zero,
+            path_norm=zero,
+            first_max=zero,
+            gradient_max=zero,
+            steps=torch.zeros_like(zero, dtype=torch.long),
+            diverged=torch.zeros_like(zero, dtype=torch.bool),
+            gtol=self.gtol,
+        )
 
     def run(self, gradient: Gradient, state: Solution, steps: int) -> Solution:
-        """Takes ``steps`` further steps; each costs one gradient."""
+        """Takes ``steps`` further steps; each costs one gradient.
+
+        Without a graph it ends as soon as no segment would move again, for one gradient more.
+        """
         lr, momentum = self.lr, self.momentum
+        may_stop = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         for _ in range(steps):
-            state = self._step(gradient, state, lr, momentum)
+            g = gradient(state.y + momentum * state.momentum)  # [S, D]
+            state = self._step(g, state, lr, momentum)
+            if may_stop and state.converged.all() and self._at_rest(gradient, g, state.y):
+                break
         return state
 
-    def _step(self, gradient: Gradient, state: Solution, lr: Tensor, momentum: Tensor) -> Solution:
-        g = gradient(state.y + momentum * state.momentum)  # [S, D]
+    def _at_rest(self, gradient: Gradient, g: Tensor, y: Tensor) -> bool:
+        r"""Whether segments that all stand still now will go on doing so.
+
+        While y stands still the velocity tends to :math:`m = -\eta g / (1 - \mu)`, where
+        :math:`m = \mu m - \eta g`. If the gradient there is below ``gtol`` too, so it is, to
+        first order, at all look-ahead points on the way.
+        """
+        look_ahead = y - self.momentum * self.lr / (1 - self.momentum) * g
+        return bool((gradient(look_ahead).abs() < self.gtol).all())
+
+    def _step(self, g: Tensor, state: Solution, lr: Tensor, momentum: Tensor) -> Solution:
+        """The state after a step with the gradient ``g [S, D]`` of the look-ahead point."""
         gradient_max = g.detach().abs().amax(dim=1)  # [S]
         active = gradient_max >= self.gtol
         velocity = momentum * state.momentum - lr * g
@@ -147,6 +177,7 @@ class NesterovSolver(nn.Module):
             first_max=torch.where(state.first_max > 0, state.first_max, gradient_max),
             gradient_max=gradient_max,
             steps=state.steps + active,
+            diverged=~y.detach().isfinite().all(dim=1),
             gtol=self.gtol,
         )
 
