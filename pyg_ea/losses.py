@@ -21,9 +21,9 @@ def auxiliary_loss(model: nn.Module, reading: Literal["final", "path"] = "final"
         L_{\mathrm{path}} = \mathrm{mean}_s \sum_{t=1}^{T} \tfrac{1}{D} \|g_{t,s}\|^2
 
     summed over layers. The paper adds it to the task's loss with weight 1 for a global readout and
-    :math:`10^{-4}` for local aggregation:
+    :math:`10^{-4}` for local aggregation::
 
-    >>> loss = task_loss + 1.0 * auxiliary_loss(model.pool) + 1e-4 * auxiliary_loss(model.convs)
+        loss = task_loss + 1.0 * auxiliary_loss(model.pool) + 1e-4 * auxiliary_loss(model.convs)
 
     Call it after the forward pass and before the next one: a layer used twice in one pass counts
     with its last use.
