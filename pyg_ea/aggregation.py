@@ -146,19 +146,24 @@ class EAAggregation(Aggregation):
         return y.movedim(-2, dim)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles the layer in place: ``torch.nn.Module.compile`` with dynamic shapes.
+        """Compiles, in place, the gradient that every inner step evaluates.
 
-        One graph serves all batch sizes. The first call takes half a minute or more; afterwards a
-        training step takes about half the time on a CPU. Where no C++ compiler is found, warns and
-        leaves the layer as it is. Input values are not checked while compiled.
+        One small graph serves all steps, batch sizes, adjoints and train and eval mode. The first
+        call takes half a minute or so; afterwards a training step takes about half the time on a
+        CPU. Warns and leaves the layer as it is where no C++ compiler is found, or where the
+        potential has no closed-form gradient to compile.
+
+        Args:
+            args, kwargs: for ``torch.compile``; ``dynamic=True`` unless given.
         """
         if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-            warnings.warn(
-                "EAAggregation runs uncompiled: no C++ compiler found (install g++ or set CXX)",
-                stacklevel=2,
-            )
+            reason = "no C++ compiler found (install g++ or set CXX)"
+        elif not isinstance(self.potential, ResNetPotential):
+            reason = f"{type(self.potential).__name__} has no closed-form gradient"
+        else:
+            self.potential.compile_gradient(*args, **{"dynamic": True, **kwargs})
             return
-        super().compile(*args, **{"dynamic": True, **kwargs})
+        warnings.warn(f"EAAggregation runs uncompiled: {reason}", stacklevel=2)
 
     def diagnose(
         self,
@@ -291,7 +296,7 @@ def _outside_inference_mode(
     function: Callable[[Tensor, Segments], T], x: Tensor, segments: Segments
 ) -> T:
     """Calls ``function`` with autograd at its disposal, which inference mode withholds."""
-    if not torch.is_inference_mode_enabled():
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
         return function(x, segments)
     with torch.inference_mode(False), torch.no_grad():
         return function(x.clone(), Segments(segments.index.clone(), segments.num_segments))

@@ -37,15 +37,10 @@ class Solution(NamedTuple):
     """``[S]``, largest absolute entry of the last step's gradient."""
     steps: Tensor
     """``[S]``, int64: steps in which y moved."""
+    converged: Tensor
+    """``[S]``, bool: whether the last gradient is below ``gtol``, the rule that stops y."""
     diverged: Tensor
     """``[S]``, bool: whether y is not finite or, as the layer finds, the energy rose."""
-    gtol: float
-    """The tolerance that stopped y."""
-
-    @property
-    def converged(self) -> Tensor:
-        """``[S]``, whether the last gradient is below ``gtol``, the rule that stops y."""
-        return self.gradient_max < self.gtol
 
     @property
     def suspect(self) -> Tensor:
@@ -132,8 +127,8 @@ class NesterovSolver(nn.Module):
             first_max=zero,
             gradient_max=zero,
             steps=torch.zeros_like(zero, dtype=torch.long),
+            converged=torch.zeros_like(zero, dtype=torch.bool),
             diverged=torch.zeros_like(zero, dtype=torch.bool),
-            gtol=self.gtol,
         )
 
     def run(self, gradient: Gradient, state: Solution, steps: int) -> Solution:
@@ -177,8 +172,8 @@ class NesterovSolver(nn.Module):
             first_max=torch.where(state.first_max > 0, state.first_max, gradient_max),
             gradient_max=gradient_max,
             steps=state.steps + active,
+            converged=gradient_max < self.gtol,
             diverged=~y.detach().isfinite().all(dim=1),
-            gtol=self.gtol,
         )
 
     def extra_repr(self) -> str:

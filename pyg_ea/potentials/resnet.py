@@ -2,7 +2,9 @@ r"""The potential of the paper (Listing 1) and the closed form of its gradient i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from torch.nn import functional as F
 from pyg_ea.potentials.base import Potential
 from pyg_ea.segments import Segments, state_dtype
 
+GradientFunction = Callable[[Tensor, Tensor, Tensor, int, "Weights"], Tensor]
+NORM_EPS = 1e-5
 OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
 
 
@@ -53,8 +57,9 @@ class ResNetPotential(Potential):
         self.skip1, self.skip2, self.skip3 = (
             nn.Identity() if n == m else nn.Linear(n, m) for n, m in pairwise(widths)
         )
-        self.norm1 = nn.LayerNorm(2 * hidden_channels)
-        self.norm2 = nn.LayerNorm(hidden_channels)
+        self.norm1 = nn.LayerNorm(2 * hidden_channels, eps=NORM_EPS)
+        self.norm2 = nn.LayerNorm(hidden_channels, eps=NORM_EPS)
+        self.gradient_function: GradientFunction = gradient_in_y
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -78,6 +83,14 @@ class ResNetPotential(Potential):
     def bind(self, x: Tensor, segments: Segments) -> BoundResNet:
         """Fixes the elements; see :class:`BoundResNet`."""
         return BoundResNet(self, x, segments)
+
+    def compile_gradient(self, *args: Any, **kwargs: Any) -> None:
+        """Has the closed-form gradient go through ``torch.compile`` with these arguments."""
+        self.gradient_function = torch.compile(gradient_in_y, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, object]:
+        # Compiled code cannot be copied or pickled: a copy starts uncompiled.
+        return {**self.__dict__, "gradient_function": gradient_in_y}
 
     def extra_repr(self) -> str:
         """Sizes, for ``repr``."""
@@ -111,40 +124,70 @@ class BoundResNet:
     """
 
     def __init__(self, potential: ResNetPotential, x: Tensor, segments: Segments) -> None:
-        self.segments = segments
-        self.norm1, self.norm2 = potential.norm1, potential.norm2
         with torch.autocast(x.device.type, enabled=False):  # weights compose at full precision
-            a_matrix, offset, self.B, self.W3 = _composed(potential)
-        widths = [2 * potential.hidden_channels, potential.hidden_channels, OUTPUTS]
-        inputs = [potential.in_channels, potential.out_channels]
-        a_x, self.A_y = a_matrix.split(inputs, dim=1)  # [3H+32, Dx], [3H+32, Dy]
+            a_matrix, offset, b, w3 = _composed(potential)
+        a_x, a_y = a_matrix.split([potential.in_channels, potential.out_channels], dim=1)
+        norm1, norm2 = potential.norm1, potential.norm2
+        self.weights = Weights(a_y, b, w3, norm1.weight, norm1.bias, norm2.weight, norm2.bias)
         self.fixed = F.linear(x, a_x, offset)  # [N, 3H+32]
-        self.widths = widths
+        self.segments = segments
+        self.gradient_function = potential.gradient_function
 
     def value(self, y: Tensor) -> Tensor:
         """Sum of the potential over each segment: ``[S, Dy] -> [S]``."""
-        output, *_ = self._forward(y)
-        return self.segments.sum(output.square().mean(dim=-1))
+        output, *_ = _forward(y, self.fixed, self.segments, self.weights)
+        return self.segments.sum(output.square().mean(dim=1))
 
     def gradient(self, y: Tensor) -> Tensor:
         """Its gradient in y: ``[S, Dy] -> [S, Dy]``."""
-        output, pull1, pull2 = self._forward(y)
-        d3 = output * (2 / OUTPUTS)  # [N, 32]
-        d2 = pull2(F.linear(d3, self.W3.T))  # [N, H]
-        d1 = pull1(F.linear(torch.cat([d2, d3], dim=1), self.B.T))  # [N, 2H]
-        total = self.segments.sum(torch.cat([d1, d2, d3], dim=1))  # [S, 3H+32]
-        gradient = F.linear(total.to(self.A_y.dtype), self.A_y.T)  # [S, Dy]
-        return gradient.to(total.dtype)
+        s = self.segments
+        return self.gradient_function(y, self.fixed, s.index, s.num_segments, self.weights)
 
-    def _forward(self, y: Tensor) -> tuple[Tensor, _TanhNorm, _TanhNorm]:
-        from_y = F.linear(y.to(self.A_y.dtype), self.A_y)  # [S, 3H+32]
-        u1, u2, u3 = (self.fixed + self.segments.gather(from_y)).split(self.widths, dim=1)
-        stage1 = _TanhNorm(u1, self.norm1)
-        t1 = stage1.output.to(u1.dtype)  # [N, 2H]
-        v2, v3 = F.linear(t1, self.B).split(self.widths[1:], dim=1)  # [N, H], [N, 32]
-        stage2 = _TanhNorm(u2 + v2, self.norm2)
-        output = u3 + v3 + F.linear(stage2.output.to(u1.dtype), self.W3)  # [N, 32]
-        return output, stage1, stage2
+
+class Weights(NamedTuple):
+    """What the gradient needs of the potential's parameters, composed."""
+
+    a_y: Tensor
+    """``[3H+32, Dy]``"""
+    b: Tensor
+    """``[H+32, 2H]``"""
+    w3: Tensor
+    """``[32, H]``"""
+    gamma1: Tensor
+    """``[2H]``, like ``beta1``; ``gamma2`` and ``beta2`` are ``[H]``."""
+    beta1: Tensor
+    gamma2: Tensor
+    beta2: Tensor
+
+
+def gradient_in_y(
+    y: Tensor, fixed: Tensor, index: Tensor, num_segments: int, weights: Weights
+) -> Tensor:
+    """The formula of :class:`BoundResNet`: ``y [S, Dy], fixed [N, 3H+32] -> [S, Dy]``."""
+    segments = Segments(index, num_segments)
+    output, pull1, pull2 = _forward(y, fixed, segments, weights)
+    d3 = output * (2 / OUTPUTS)  # [N, 32]
+    d2 = pull2(F.linear(d3, weights.w3.T))  # [N, H]
+    d1 = pull1(F.linear(torch.cat([d2, d3], dim=1), weights.b.T))  # [N, 2H]
+    total = segments.sum(torch.cat([d1, d2, d3], dim=1))  # [S, 3H+32]
+    gradient = F.linear(total.to(weights.a_y.dtype), weights.a_y.T)  # [S, Dy]
+    return gradient.to(total.dtype)
+
+
+def _forward(
+    y: Tensor, fixed: Tensor, segments: Segments, weights: Weights
+) -> tuple[Tensor, _TanhNorm, _TanhNorm]:
+    """The last layer's output ``[N, 32]`` and the two stages before it."""
+    hidden = weights.gamma2.shape[0]
+    from_y = F.linear(y.to(weights.a_y.dtype), weights.a_y)  # [S, 3H+32]
+    u = fixed + segments.gather(from_y)  # [N, 3H+32]
+    u1, u2, u3 = u.split([2 * hidden, hidden, OUTPUTS], dim=1)
+    stage1 = _TanhNorm(u1, weights.gamma1, weights.beta1)
+    t1 = stage1.output.to(u.dtype)  # [N, 2H]
+    v2, v3 = F.linear(t1, weights.b).split([hidden, OUTPUTS], dim=1)  # [N, H], [N, 32]
+    stage2 = _TanhNorm(u2 + v2, weights.gamma2, weights.beta2)
+    output = u3 + v3 + F.linear(stage2.output.to(u.dtype), weights.w3)  # [N, 32]
+    return output, stage1, stage2
 
 
 class _TanhNorm:
@@ -155,13 +198,13 @@ class _TanhNorm:
     :math:`(w - \bar w - n \, \overline{w n}) / \sigma`, bars being means over the row.
     """
 
-    def __init__(self, u: Tensor, norm: nn.LayerNorm) -> None:
+    def __init__(self, u: Tensor, gamma: Tensor, beta: Tensor) -> None:
         u = u.to(state_dtype(u.dtype))
         variance, mean = torch.var_mean(u, dim=1, correction=0, keepdim=True)
-        self.inv_std = torch.rsqrt(variance + norm.eps)  # [N, 1]
+        self.inv_std = torch.rsqrt(variance + NORM_EPS)  # [N, 1]
         self.normed = (u - mean) * self.inv_std  # [N, D]
-        self.gamma = norm.weight
-        self.output = torch.tanh(torch.addcmul(norm.bias, self.gamma, self.normed))  # [N, D]
+        self.gamma = gamma
+        self.output = torch.tanh(torch.addcmul(beta, gamma, self.normed))  # [N, D]
 
     def __call__(self, d: Tensor) -> Tensor:
         w = self.gamma * (1 - self.output.square()) * d  # [N, D]
