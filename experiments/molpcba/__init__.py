@@ -1,0 +1,1 @@
+"""Training of graph networks with Equilibrium Aggregation on ogbg-molpcba and sets of its form."""

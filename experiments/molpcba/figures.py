@@ -1,0 +1,134 @@
+"""Pictures of a run, drawn from its records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.molpcba.evaluation import TITLES
+from experiments.molpcba.runs import RunFolder, read_results
+
+PARAMETER_TITLES = {
+    "step_size": "step size",
+    "momentum": "momentum",
+    "regulariser": "regulariser weight",
+}
+
+
+def plot_run(path: Path) -> list[Path]:
+    """Draws the figures of the run folder ``path`` from ``metrics.csv`` and ``results.json``.
+
+    ``learning.png``: loss and score; with EA also ``inner_parameters.png``: step size, momentum
+    and regulariser weight (Figure C.1 of the paper), and ``inner_loop.png``: gradient norm, steps,
+    share of converged sets.
+
+    Returns:
+        The files written.
+    """
+    folder = RunFolder(path)
+    metrics, results = pd.read_csv(folder.metrics), read_results(folder.results)
+    drawings: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Figure]] = {
+        "learning": plot_learning
+    }
+    if ea_columns(metrics, "step_size"):
+        drawings |= {"inner_parameters": plot_inner_parameters, "inner_loop": plot_inner_loop}
+    written = []
+    for name, draw in drawings.items():
+        figure = draw(metrics, results)
+        figure.suptitle(title(results), fontsize=9)
+        written.append(path / f"{name}.png")
+        figure.savefig(written[-1], dpi=130)
+    return written
+
+
+def plot_learning(metrics: pd.DataFrame, results: dict[str, Any]) -> Figure:
+    """Loss and score by epoch, with the test score at the best-valid epoch."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss, score = figure.subplots(1, 2)
+    epoch, metric = metrics["epoch"], results["metric"]
+    _line(loss, epoch, metrics["train_loss"], "train")
+    _line(loss, epoch, metrics["valid_loss"], "valid")
+    _label(loss, "loss (binary cross entropy)")
+    _line(score, epoch, metrics[f"valid_{metric}"], "valid")
+    score.axhline(results["chance"], color="0.5", linestyle=":", label="chance")
+    best = results["best_epoch"]
+    score.axvline(best, color="0.8", zorder=0)
+    if results["test"] is not None:
+        score.plot([best], [results["test"]], "D", color="C3", label=f"test {results['test']:.3f}")
+    score.set_ylim(bottom=0)
+    _label(score, TITLES[metric])
+    return figure
+
+
+def plot_inner_parameters(metrics: pd.DataFrame, results: dict[str, Any]) -> Figure:
+    """Step size, momentum and regulariser weight over training, a line for each EA layer."""
+    keys = [key for key in PARAMETER_TITLES if ea_columns(metrics, key)]
+    figure = Figure(figsize=(3.4 * len(keys), 3.4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+        _layer_lines(axes, metrics, key)
+        _label(axes, PARAMETER_TITLES[key])
+    return figure
+
+
+def plot_inner_loop(metrics: pd.DataFrame, results: dict[str, Any]) -> Figure:
+    """Gradient norm, steps taken, and shares of converged and diverged sets, in training."""
+    figure = Figure(figsize=(10.2, 3.4), layout="constrained")
+    gradient, steps, shares = figure.subplots(1, 3)
+    _layer_lines(gradient, metrics, "gradient")
+    gradient.set_yscale("log")
+    _label(gradient, "inner gradient at the last step (rms)")
+    _layer_lines(steps, metrics, "steps")
+    steps.set_ylim(0, results["steps"] * 1.05)
+    _label(steps, "inner steps taken (mean)")
+    _layer_lines(shares, metrics, "converged", suffix=" converged")
+    _layer_lines(shares, metrics, "diverged", suffix=" diverged", linestyle="--")
+    shares.set_ylim(-0.02, 1.02)
+    _label(shares, "share of sets")
+    return figure
+
+
+def title(results: dict[str, Any]) -> str:
+    """Run, data and split, so that no picture can be taken for another data set's."""
+    data = results["data"]
+    return f"{results['name']}   (data: {data['name']}, {data['split']} split)"
+
+
+def ea_columns(metrics: pd.DataFrame, key: str) -> dict[str, str]:
+    """EA layer -> its column of that key."""
+    suffix = f"_{key}"
+    return {
+        str(c).removesuffix(suffix): str(c)
+        for c in metrics
+        if str(c).endswith(suffix) and str(c).startswith(("readout", "conv"))
+    }
+
+
+def _layer_lines(
+    axes: Axes, metrics: pd.DataFrame, key: str, suffix: str = "", linestyle: str = "-"
+) -> None:
+    for i, (layer, column) in enumerate(ea_columns(metrics, key).items()):
+        _line(axes, metrics["epoch"], metrics[column], layer + suffix, f"C{i}", linestyle)
+
+
+def _line(
+    axes: Axes,
+    x: pd.Series,
+    y: pd.Series,
+    label: str,
+    color: str | None = None,
+    linestyle: str = "-",
+) -> None:
+    marker = "o" if len(x) < 3 else None
+    axes.plot(x, y, label=label, color=color, linestyle=linestyle, marker=marker)
+
+
+def _label(axes: Axes, quantity: str) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_title(quantity, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
