@@ -1,0 +1,1 @@
+"""Benchmarks of the library against its peers: ``python -m benchmarks --help``."""

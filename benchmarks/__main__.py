@@ -1,0 +1,117 @@
+"""Command line of the benchmarks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from benchmarks import growth, layer, limit, model, peak
+from benchmarks.contestants import CONTESTANTS, chosen
+from benchmarks.plots import draw
+from benchmarks.records import Recorder, read, write_machine
+from benchmarks.report import report
+from benchmarks.sections import Plan
+from benchmarks.timing import CLOCKS
+from benchmarks.workloads import WORKLOADS
+
+SECTIONS: dict[str, Callable[[Plan, Recorder], None]] = {
+    "layer": layer.measure,
+    "peak": peak.measure,
+    "model": model.measure,
+    "growth": growth.measure,
+    "limit": limit.measure,
+}
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m benchmarks",
+        description="Time and memory of Equilibrium Aggregation against its peers.",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(SECTIONS),
+        default=list(SECTIONS),
+        help="sections to run (default: all)",
+    )
+    parser.add_argument(
+        "--contestants",
+        nargs="+",
+        choices=list(CONTESTANTS),
+        default=list(CONTESTANTS),
+        help="who takes part (default: all)",
+    )
+    parser.add_argument(
+        "--workloads",
+        nargs="+",
+        choices=list(WORKLOADS),
+        default=list(WORKLOADS),
+        help="sizes in the section layer (default: all)",
+    )
+    parser.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="wall, or cpu: processor time, for one thread on a machine shared with others",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes: whether it works, not how fast it is"
+    )
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument(
+        "--out", type=str, help="folder of the records (default: runs/benchmarks/TIME)"
+    )
+    parser.add_argument(
+        "--show", type=str, help="measure nothing: tables and plots of an earlier run's folder"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    options = _parser().parse_args(None if arguments is None else list(arguments))
+    try:
+        folder = Path(options.show) if options.show else _measure(options)
+        frame = read(folder)
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report(frame))
+    pictures = draw(frame, folder)
+    print(f"\nrecords and plots: {folder} ({', '.join(path.name for path in pictures)})")
+    return 0
+
+
+def _measure(options: Namespace) -> Path:
+    """Runs the sections chosen; the folder of their records."""
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {options.threads}")
+        torch.set_num_threads(options.threads)
+    folder = Path(options.out or f"runs/benchmarks/{datetime.now():%Y-%m-%d-%H%M%S}")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: give --out a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(write_machine(folder), indent=2))
+    recorder = Recorder(folder)
+    plan = Plan(
+        contestants=chosen(options.contestants),
+        workloads=[WORKLOADS[name] for name in options.workloads],
+        clock=CLOCKS[options.clock],
+        quick=options.quick,
+    )
+    for name in options.only:
+        SECTIONS[name](plan, recorder)
+        recorder.write()
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

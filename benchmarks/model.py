@@ -1,0 +1,74 @@
+"""Section ``model``: a training step of the whole GIN with sum and with EA as its readout (E.2)."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.contestants import Contestant
+from benchmarks.gin import GIN, molecules
+from benchmarks.records import Recorder
+from benchmarks.sections import Plan, row
+from benchmarks.timing import Clock, Times, interleaved
+from benchmarks.workloads import READOUT_300, SEED
+from pyg_ea import EAAggregation, auxiliary_loss
+
+SECTION = "model"
+STEPS = (2, 5, 10, 15)
+CONTESTANTS = ("unrolled", "truncated-3", "unrolled+compile", "truncated-3+compile")
+WORKLOAD = replace(READOUT_300, name="gin")
+AUXILIARY_WEIGHT = 1.0  # the paper's, for a global readout
+
+
+class ModelTimer:
+    """Times whole training steps, Adam and the auxiliary loss included, on one batch."""
+
+    def __init__(
+        self, contestant: Contestant, channels: int, steps: int, graphs: int, clock: Clock
+    ) -> None:
+        self.clock = clock
+        self.batch = molecules(graphs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            self.model: nn.Module = GIN(channels, contestant.layer(channels, steps))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.with_auxiliary = any(isinstance(m, EAAggregation) for m in self.model.modules())
+        self()
+
+    def __call__(self) -> Times:
+        """``step``: forward pass, losses, backward pass, Adam."""
+        gc.collect()
+        started = self.clock()
+        self.optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(self.model(self.batch), self.batch.y)
+        if self.with_auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * auxiliary_loss(self.model)
+        loss.backward()
+        self.optimizer.step()
+        return {"step": self.clock() - started}
+
+
+def measure(plan: Plan, recorder: Recorder) -> None:
+    """Times the sum readout and every EA readout in turns."""
+    workload = plan.size(WORKLOAD)
+    by_name = {contestant.name: contestant for contestant in plan.contestants}
+    runs: dict[str, tuple[Contestant, int]] = {}
+    if "sum" in by_name:
+        runs["sum"] = (by_name["sum"], 0)
+    for name in CONTESTANTS:
+        if name in by_name:
+            runs |= {f"{name} {steps}": (by_name[name], steps) for steps in STEPS}
+    timers = {
+        key: ModelTimer(contestant, workload.channels, steps, workload.segments, plan.clock)
+        for key, (contestant, steps) in runs.items()
+    }
+    for key, repetition, times in interleaved(timers, workload.rounds, "whole models"):
+        contestant, steps = runs[key]
+        size = replace(workload, steps=steps)
+        recorder.add(
+            row(SECTION, size, contestant.name, "step", times["step"], repetition=repetition)
+        )

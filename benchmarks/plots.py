@@ -1,0 +1,122 @@
+"""Pictures of a run, made from its measurements alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.analysis import bound, select
+from benchmarks.growth import VALUES
+
+matplotlib.use("agg")  # files only; no display is needed
+
+WIDTH = 4.2  # inches of one panel
+
+
+def draw(frame: pd.DataFrame, folder: Path) -> list[Path]:
+    """One PNG for each section that was measured; returns their paths."""
+    paths = []
+    for section, picture in PICTURES.items():
+        rows = select(frame, section=section)
+        if not rows.empty:
+            path = folder / f"{section}.png"
+            picture(rows).savefig(path, dpi=150)
+            paths.append(path)
+    return paths
+
+
+def _panels(count: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 4)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(WIDTH * columns, height * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
+
+
+def _bars(axis: Axes, grouped: pd.core.groupby.SeriesGroupBy) -> None:
+    """Horizontal bars of medians, with the range as whiskers, first entry on top."""
+    medians = grouped.median()
+    errors = [medians - grouped.min(), grouped.max() - medians]
+    axis.barh([str(name) for name in medians.index], medians, xerr=errors, height=0.7)
+    axis.invert_yaxis()
+
+
+def _layer(rows: pd.DataFrame) -> Figure:
+    cases = rows["case"].unique()
+    figure, axes = _panels(len(cases))
+    for axis, case in zip(axes, cases, strict=True):
+        steps = select(rows, case=case, quantity="step")
+        _bars(axis, steps.groupby("contestant", sort=False)["value"])
+        axis.set(title=case, xscale="log", xlabel="training step, s")
+    return figure
+
+
+def _peak(rows: pd.DataFrame) -> Figure:
+    figure, axes = _panels(2)
+    rows = rows.assign(name=rows["contestant"] + ", T = " + rows["steps"].astype(str))
+    for axis, quantity, title in zip(
+        axes, ("peak_step", "peak_eval"), ("training step", "evaluation"), strict=True
+    ):
+        values = select(rows, quantity=quantity)
+        _bars(axis, values.groupby("name", sort=False)["value"])
+        axis.set(title=title, xlabel="peak memory, MiB")
+    return figure
+
+
+def _model(rows: pd.DataFrame) -> Figure:
+    figure, (axis,) = _panels(1)
+    total = select(rows, contestant="sum")["value"].median()
+    for name, own in rows.groupby("contestant", sort=False):
+        medians = own.groupby("steps")["value"].median()
+        if name == "sum":
+            axis.axhline(total, color="grey", linestyle="--", label="sum")
+        else:
+            axis.plot(medians.index, medians, marker="o", label=str(name))
+    axis.set(xlabel="solver steps T", ylabel="training step of the GIN, s", ylim=(0, None))
+    axis.legend()
+    return figure
+
+
+def _growth(rows: pd.DataFrame) -> Figure:
+    variables = [variable for variable in VALUES if variable in set(rows["case"])]
+    figure, axes = _panels(len(variables))
+    for axis, variable in zip(axes, variables, strict=True):
+        steps = select(rows, case=variable, quantity="step")
+        for name, own in steps.groupby("contestant", sort=False):
+            medians = own.groupby(variable)["value"].median()
+            axis.plot(medians.index, medians, marker="o", label=str(name))
+        axis.set(xlabel=variable, ylabel="training step, s", xscale="log", yscale="log")
+    axes[0].legend()
+    return figure
+
+
+def _limit(rows: pd.DataFrame) -> Figure:
+    names = select(rows, quantity="products")["contestant"].tolist()
+    figure, axes = _panels(1 + len(names), height=4.5)
+    for name in names:
+        found = bound(rows, name)
+        if found is not None:
+            axes[0].barh(name, found[1], color="lightgrey")
+            axes[0].barh(name, found[0], color="tab:blue")
+    axes[0].set(title="products at the measured rate (blue) in a step", xlabel="s", xscale="log")
+    for axis, name in zip(axes[1:], names, strict=True):
+        shares = select(rows, contestant=name, quantity="profile")
+        _bars(axis, shares.groupby("detail", sort=False)["value"])
+        axis.set(title=name, xlabel="share of time")
+    return figure
+
+
+PICTURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "layer": _layer,
+    "peak": _peak,
+    "model": _model,
+    "growth": _growth,
+    "limit": _limit,
+}

@@ -1,0 +1,131 @@
+"""Records: one row for each measurement, and the machine it was made on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch_geometric
+
+MEASUREMENTS = "measurements.csv"
+MACHINE = "machine.json"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number.
+
+    Args:
+        section: part of the benchmark.
+        case: name of the workload, or of the variable that grows.
+        contestant: who was measured.
+        quantity: what was measured, e.g. ``step`` (forward and backward pass) or ``peak_step``.
+        value: the number.
+        unit: its unit.
+        repetition: round in which it was measured; within a round contestants take turns.
+        elements, segments, channels, steps: size of the workload.
+        detail: what else tells it from other rows, e.g. the operation in a profile.
+    """
+
+    section: str
+    case: str
+    contestant: str
+    quantity: str
+    value: float
+    unit: str
+    repetition: int = 0
+    elements: int = 0
+    segments: int = 0
+    channels: int = 0
+    steps: int = 0
+    detail: str = ""
+
+
+class Recorder:
+    """Collects measurements and keeps the file on disk up to date, never half-written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.measurements: list[Measurement] = []
+
+    def add(self, measurement: Measurement) -> None:
+        """Takes one measurement."""
+        self.measurements.append(measurement)
+
+    def write(self) -> Path:
+        """Writes all measurements so far; returns the file."""
+        path = self.folder / MEASUREMENTS
+        partial = path.with_suffix(".partial")
+        columns = [field.name for field in fields(Measurement)]
+        frame = pd.DataFrame([asdict(m) for m in self.measurements], columns=columns)
+        frame.to_csv(partial, index=False)
+        partial.replace(path)
+        return path
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """The measurements of an earlier run.
+
+    Raises:
+        FileNotFoundError: when ``folder`` holds none.
+    """
+    path = folder / MEASUREMENTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {MEASUREMENTS}: give the folder of a run")
+    return pd.read_csv(path, keep_default_na=False)
+
+
+def machine() -> dict[str, object]:
+    """What figures depend on: processor, threads, versions, revision of the code."""
+    cpu = _cpu()
+    return {
+        "cpu": cpu.get("model name", platform.processor()),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "bf16_in_hardware": any(
+            flag in cpu.get("flags", "").split() for flag in ("avx512_bf16", "amx_bf16")
+        ),
+        "load_average": os.getloadavg()[0],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_geometric": torch_geometric.__version__,
+        "revision": _revision(),
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+    }
+
+
+def write_machine(folder: Path) -> dict[str, object]:
+    """Writes :func:`machine` beside the measurements; returns it."""
+    record = machine()
+    (folder / MACHINE).write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def _cpu() -> dict[str, str]:
+    """Fields of the first processor; empty where the system does not list them."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    first = path.read_text().split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _revision() -> str:
+    """The git revision, marked where files differ from it; ``unknown`` outside a repository."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(
+            describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()

@@ -1,0 +1,131 @@
+"""Tables of a run for the terminal, made from its measurements alone."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from benchmarks.analysis import bound, ratio, select, slope
+from benchmarks.growth import VALUES
+from benchmarks.targets import targets
+
+
+def report(frame: pd.DataFrame) -> str:
+    """All tables for which there are measurements."""
+    parts = [
+        *_layer(frame),
+        *_peak(frame),
+        *_model(frame),
+        *_growth(frame),
+        *_limit(frame),
+        *_targets(frame),
+    ]
+    return "\n\n".join(parts)
+
+
+def _table(title: str, rows: list[dict[str, object]]) -> str:
+    text = pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-")
+    return f"{title}\n{text}"
+
+
+def _layer(frame: pd.DataFrame) -> list[str]:
+    tables = []
+    for case, rows in select(frame, section="layer").groupby("case", sort=False):
+        first = rows.iloc[0]
+        title = (
+            f"layer, {case}: N = {first.elements}, S = {first.segments}, "
+            f"D = {first.channels}, T = {first.steps}; median seconds, ratios within rounds [range]"
+        )
+        lines = []
+        for contestant in rows["contestant"].unique():
+            own = select(rows, contestant=contestant)
+            medians = own.groupby("quantity")["value"].median()
+            line: dict[str, object] = {"": contestant}
+            line |= {q: medians.get(q) for q in ("first", "forward", "step", "eval", "unconverged")}
+            for peer in ("pyg", "listing"):
+                line[f"step / {peer}"] = ratio(rows, contestant, peer, quantity="step") or "-"
+            line["eval / pyg"] = ratio(rows, contestant, "pyg", quantity="eval") or "-"
+            lines.append(line)
+        tables.append(_table(title, lines))
+    return tables
+
+
+def _peak(frame: pd.DataFrame) -> list[str]:
+    rows = select(frame, section="peak")
+    if rows.empty:
+        return []
+    lines = []
+    for (contestant, steps), own in rows.groupby(["contestant", "steps"], sort=False):
+        values = own.set_index("quantity")["value"]
+        line: dict[str, object] = {"": contestant, "T": steps}
+        for quantity in ("peak_step", "peak_eval"):
+            peer = select(rows, contestant="pyg", quantity=quantity, steps=rows["steps"].min())
+            line[quantity] = values.get(quantity)
+            if quantity in values and not peer.empty:
+                line[f"{quantity} / pyg"] = values[quantity] / peer["value"].iloc[0]
+        lines.append(line)
+    title = "peak of resident memory above the start, MiB (ru_maxrss, a process for each)"
+    return [_table(title, lines)]
+
+
+def _model(frame: pd.DataFrame) -> list[str]:
+    rows = select(frame, section="model")
+    if rows.empty:
+        return []
+    total = select(rows, contestant="sum")
+    lines = []
+    for (contestant, steps), own in rows.groupby(["contestant", "steps"], sort=False):
+        both = pd.concat([total, own]) if contestant != "sum" else own
+        lines.append(
+            {
+                "": contestant,
+                "T": steps,
+                "step": own["value"].median(),
+                "step / sum": ratio(both, contestant, "sum") or "-",
+            }
+        )
+    return [_table("whole GIN, a training step with Adam and the auxiliary loss, float32", lines)]
+
+
+def _growth(frame: pd.DataFrame) -> list[str]:
+    rows = select(frame, section="growth")
+    lines = []
+    for variable in VALUES:
+        for contestant in select(rows, case=variable)["contestant"].unique():
+            line: dict[str, object] = {"variable": variable, "": contestant}
+            own = select(rows, case=variable, contestant=contestant, quantity="step")
+            line["from"], line["to"] = own[variable].min(), own[variable].max()
+            medians = own.groupby(variable)["value"].median()
+            line["step from"], line["step to"] = medians.iloc[0], medians.iloc[-1]
+            for quantity in ("step", "eval"):
+                line[f"slope of {quantity}"] = slope(frame, variable, contestant, quantity)
+            lines.append(line)
+    return [_table("growth: slope of log time over log size", lines)] if lines else []
+
+
+def _limit(frame: pd.DataFrame) -> list[str]:
+    rows = select(frame, section="limit")
+    if rows.empty:
+        return []
+    rates = select(rows, quantity="rate")[["detail", "value"]]
+    tables = [_table("limit: rate of products, GFLOP/s", rates.to_dict("records"))]
+    lines = []
+    for contestant in select(rows, quantity="products")["contestant"]:
+        found = bound(frame, contestant)
+        flops = select(rows, contestant=contestant, quantity="products")["value"].iloc[0]
+        if found is not None:
+            names = ("products at that rate, s", "step, s", "share")
+            lines.append({"": contestant, "GFLOP": flops, **dict(zip(names, found, strict=True))})
+    tables.append(_table("limit: the products of a training step", lines))
+    for contestant, own in select(rows, quantity="profile").groupby("contestant", sort=False):
+        calls = select(rows, contestant=contestant, quantity="calls").set_index("detail")["value"]
+        top = [
+            {"operation": r.detail, "share of time": r.value, "calls": int(calls[r.detail])}
+            for r in own.itertuples()
+        ]
+        tables.append(_table(f"limit: profile of a training step, {contestant}", top))
+    return tables
+
+
+def _targets(frame: pd.DataFrame) -> list[str]:
+    table = targets(frame)
+    return [] if table.empty else [_table("targets", table.to_dict("records"))]

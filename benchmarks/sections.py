@@ -1,0 +1,60 @@
+"""What every section of the benchmark shares: its plan, and the row of one layer measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.contestants import Contestant
+from benchmarks.records import Measurement
+from benchmarks.timing import CLOCKS, Clock
+from benchmarks.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure.
+
+    Args:
+        contestants: who takes part.
+        workloads: sizes that the section ``layer`` measures.
+        clock: what times are read from.
+        quick: whether sizes are cut so that all of it takes a minute or two.
+    """
+
+    contestants: Sequence[Contestant]
+    workloads: Sequence[Workload]
+    clock: Clock = CLOCKS["wall"]
+    quick: bool = False
+
+    def size(self, workload: Workload) -> Workload:
+        """``workload`` at the size planned."""
+        return workload.small() if self.quick else workload
+
+
+def row(
+    section: str,
+    workload: Workload,
+    contestant: str,
+    quantity: str,
+    value: float,
+    unit: str = "s",
+    repetition: int = 0,
+    case: str | None = None,
+    detail: str = "",
+) -> Measurement:
+    """A measurement at the size of ``workload``, which also names the case unless given."""
+    return Measurement(
+        section=section,
+        case=case or workload.name,
+        contestant=contestant,
+        quantity=quantity,
+        value=value,
+        unit=unit,
+        repetition=repetition,
+        elements=workload.elements,
+        segments=workload.segments,
+        channels=workload.channels,
+        steps=workload.steps,
+        detail=detail,
+    )

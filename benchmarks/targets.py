@@ -1,0 +1,104 @@
+"""What the library promises about its cost, held against the measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from benchmarks.analysis import Ratio, ratio, select, slope, smallest
+from benchmarks.contestants import CHEAPER, EXACT, LAST
+from benchmarks.peak import FLAT
+
+LINEAR = 1.1  # a slope up to this counts as linear
+
+
+def targets(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each promise whose measurements are there: claim, mode, measured, bound, met."""
+    rows = [*_time(frame), *_memory(frame), *_models(frame), *_growth(frame)]
+    columns = ["claim", "mode", "measured", "at most", "met"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+Row = tuple[str, str, str, str, str]
+
+
+def _row(claim: str, mode: str, value: Ratio | float, most: float) -> Row:
+    number = value.median if isinstance(value, Ratio) else value
+    shown = str(value) if isinstance(value, Ratio) else f"{value:.3f}"
+    return claim, mode, shown, f"{most:.3f}", "yes" if number <= most else "NO"
+
+
+def _best(
+    frame: pd.DataFrame,
+    claim: str,
+    names: tuple[str, ...],
+    reference: str,
+    most: float,
+    **where: object,
+) -> Iterator[Row]:
+    """The cheapest of ``names`` against ``reference``, if both were measured."""
+    found = smallest({name: ratio(frame, name, reference, **where) for name in names})
+    if found is not None:
+        yield _row(claim, found[0], found[1], most)
+
+
+def _time(frame: pd.DataFrame) -> Iterator[Row]:
+    step = {"section": "layer", "quantity": "step"}
+    for peer in ("pyg", "listing"):
+        for case, names, kind, most in [
+            ("readout-300", EXACT, "exact", 1 / 4),
+            ("readout-300", CHEAPER, "cheaper adjoint", 1 / 8),
+            ("readout-64", EXACT, "exact", 1 / 3),
+            ("local-100", EXACT, "exact", 1 / 3),
+        ]:
+            claim = f"training step {case}, {kind} / {peer}"
+            yield from _best(frame, claim, names, peer, most, case=case, **step)
+    yield from _best(
+        frame,
+        "eval readout-300 / pyg",
+        EXACT,
+        "pyg",
+        1 / 3,
+        case="readout-300",
+        section="layer",
+        quantity="eval",
+    )
+
+
+def _memory(frame: pd.DataFrame) -> Iterator[Row]:
+    rows = select(frame, section="peak")
+    if rows.empty:
+        return
+    short, long = rows["steps"].min(), rows["steps"].max()
+    at_short = rows[rows["steps"] == short]
+    for name in FLAT:
+        yield from _best(
+            at_short, "peak memory of a step / pyg", (name,), "pyg", 1 / 8, quantity="peak_step"
+        )
+    for name in FLAT:
+        values = select(rows, contestant=name, quantity="peak_step").set_index("steps")["value"]
+        if {short, long} <= set(values.index) and short != long:
+            claim = f"peak memory at T = {long} / at T = {short}"
+            yield _row(claim, name, float(values[long] / values[short]), 1.2)
+    yield from _best(
+        at_short, "peak memory of eval / pyg", ("unrolled",), "pyg", 1 / 15, quantity="peak_eval"
+    )
+
+
+def _models(frame: pd.DataFrame) -> Iterator[Row]:
+    rows = select(frame, section="model")
+    total = select(rows, contestant="sum")
+    exact = tuple(name for name in EXACT)
+    for names, kind in ((exact, "exact"), (CHEAPER, "cheaper adjoint")):
+        for steps, most in ((2, 1.3), (5, 1.6), (10, 2.3)):
+            both = pd.concat([total, rows[(rows["steps"] == steps)]])
+            yield from _best(both, f"GIN with EA-{steps} ({kind}) / sum", names, "sum", most)
+
+
+def _growth(frame: pd.DataFrame) -> Iterator[Row]:
+    for variable, letter in (("elements", "N"), ("steps", "T")):
+        for name in ("unrolled", "checkpointed", f"truncated-{LAST}"):
+            value = slope(frame, variable, name, "step")
+            if value is not None:
+                yield _row(f"log-log slope of the step's time over {letter}", name, value, LINEAR)

@@ -1,0 +1,99 @@
+"""Timing: contestants take turns, so that whatever else the machine does hits all alike."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter, process_time
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks.contestants import Contestant
+from benchmarks.workloads import Workload
+from pyg_ea import ImplicitGradientWarning
+
+Times = dict[str, float]  # quantity -> seconds
+Clock = Callable[[], float]
+
+# On a machine shared with others the processor time of this process, on one thread, is the truer
+# one; with several threads it counts those that wait for each other as well.
+CLOCKS: dict[str, Clock] = {"wall": perf_counter, "cpu": process_time}
+
+
+def interleaved(
+    turns: Mapping[str, Callable[[], Times]], rounds: int, label: str
+) -> Iterator[tuple[str, int, Times]]:
+    """Calls every turn once in each round; yields name, round and what the turn returned."""
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through before every turn
+    try:
+        with tqdm(total=rounds * len(turns), desc=label, leave=False) as bar:
+            for repetition in range(rounds):
+                for name, turn in turns.items():
+                    bar.set_postfix_str(name)
+                    gc.collect()
+                    yield name, repetition, turn()
+                    bar.update()
+    finally:
+        gc.unfreeze()
+
+
+class LayerTimer:
+    """Times one contestant on one workload.
+
+    Everything that happens once (kernel choice, compilation) is done by a first step on a small
+    batch, whose duration is :attr:`first`.
+    """
+
+    def __init__(self, contestant: Contestant, workload: Workload, clock: Clock) -> None:
+        self.contestant = contestant
+        self.clock = clock
+        self.layer = contestant.layer(workload.channels, workload.steps)
+        self.segments = workload.segments
+        self.x, self.index = workload.data()
+        small = workload.warm_up()
+        started = clock()
+        self._training_step(*small.data(), small.segments)
+        self._evaluation(*small.data(), small.segments)
+        self.first = clock() - started
+
+    def __call__(self) -> Times:
+        """``forward`` and ``step`` (forward and backward) in training, and ``eval``."""
+        times = self._training_step(self.x, self.index, self.segments)
+        gc.collect()
+        return times | self._evaluation(self.x, self.index, self.segments)
+
+    def _training_step(self, x: Tensor, index: Tensor, segments: int) -> Times:
+        self.layer.train()
+        _clear_gradients(self.layer, x)
+        started = self.clock()
+        y = self.contestant.forward(self.layer, x, index, segments)
+        forward = self.clock() - started
+        backward(y)
+        return {"forward": forward, "step": self.clock() - started}
+
+    def _evaluation(self, x: Tensor, index: Tensor, segments: int) -> Times:
+        self.layer.eval()
+        started = self.clock()
+        with torch.no_grad():
+            self.contestant.forward(self.layer, x, index, segments)
+        return {"eval": self.clock() - started}
+
+
+def backward(y: Tensor) -> None:
+    """Backward pass from the mean square of the output.
+
+    A layer at its start is rarely converged after T steps, so the implicit gradient is approximate
+    there, of which it warns; that is no news to a benchmark.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImplicitGradientWarning)
+        y.square().mean().backward()
+
+
+def _clear_gradients(layer: nn.Module, x: Tensor) -> None:
+    layer.zero_grad(set_to_none=True)
+    x.grad = None
