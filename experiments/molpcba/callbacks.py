@@ -18,7 +18,9 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from experiments.molpcba.distributed import sum_over_processes, world_size
 from experiments.molpcba.errors import Interrupted
+from experiments.molpcba.evaluation import TITLES
 from experiments.molpcba.runs import RunFolder
+from experiments.molpcba.training import MoleculeTraining
 
 Row = dict[str, float]
 
@@ -58,7 +60,8 @@ class Recorder(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Records the epoch."""
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        assert isinstance(pl_module, MoleculeTraining)
+        row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= pl_module.epoch_row()
         row["seconds"] = round(time.perf_counter() - self.start, 3)
         self.history = [*self.history, row]
@@ -116,7 +119,8 @@ def epoch_line(row: Row, score: str, is_best: bool) -> str:
     """One epoch for the terminal."""
     return (
         f"epoch {int(row['epoch']):4d}   train loss {row['train_loss']:.4f}   "
-        f"valid loss {row['valid_loss']:.4f}   {score.replace('_', ' ')} {row[score]:.4f}"
+        f"valid loss {row['valid_loss']:.4f}   valid {TITLES[score.removeprefix('valid_')]} "
+        f"{row[score]:.4f}"
         f"{' *' if is_best else '  '}  {row['seconds']:6.1f} s"
     )
 

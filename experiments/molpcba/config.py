@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from experiments.molpcba.errors import UserError
+
+T = TypeVar("T")
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -80,6 +82,9 @@ class Config:
     ema: float | None = _setting(None, "decay of an average of the weights to evaluate with")
     patience: int | None = _setting(None, "stop after so many epochs without a better valid score")
     precision: Literal["32", "bf16", "64"] = _setting("32", "bf16 is mixed precision")
+    compile: bool = _setting(
+        False, "compile EA's inner step: half a minute at first, then faster; needs a C++ compiler"
+    )
     seed: int = _setting(0, "of weights, order and dropout")
     seeds: int = _setting(1, "number of runs, from --seed upwards, summed up as mean and deviation")
     accelerator: Literal["auto", "cpu", "gpu"] = _setting("auto", "where to compute")
@@ -126,6 +131,13 @@ def _check_at_least(name: str, value: float | None, least: float, strict: bool) 
     if not (least < value < float("inf") if strict else least <= value < float("inf")):
         bound = f"above {least}" if strict else f"{least} or more"
         raise UserError(f"{flag(name)} must be {bound}, got {value}")
+
+
+def known(value: T | None) -> T:
+    """A setting that resolving has filled in."""
+    if value is None:
+        raise ValueError("the configuration is not resolved yet: call presets.resolve first")
+    return value
 
 
 def flag(name: str) -> str:

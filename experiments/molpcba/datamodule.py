@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 
-from experiments.molpcba.config import Config
+from experiments.molpcba.config import Config, known
 from experiments.molpcba.data import GraphLoader, MoleculeData
 
 
@@ -30,11 +30,10 @@ class Molecules(L.LightningDataModule):
 
     def _loader(self, part: str, shuffle: bool) -> GraphLoader:
         assert self.trainer is not None
-        assert self.config.batch_size is not None
         return GraphLoader(
             self.graphs,
             self.data.splits[part],
-            self.config.batch_size,
+            known(self.config.batch_size),
             shuffle=shuffle,
             seed=self.config.seed,
             rank=self.trainer.global_rank,

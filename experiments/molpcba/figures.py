@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.molpcba.evaluation import TITLES
 from experiments.molpcba.runs import RunFolder, read_results
@@ -80,7 +81,8 @@ def plot_inner_loop(metrics: pd.DataFrame, results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(10.2, 3.4), layout="constrained")
     gradient, steps, shares = figure.subplots(1, 3)
     _layer_lines(gradient, metrics, "gradient")
-    gradient.set_yscale("log")
+    if _spread(metrics, "gradient") > 10:
+        gradient.set_yscale("log")
     _label(gradient, "inner gradient at the last step (rms)")
     _layer_lines(steps, metrics, "steps")
     steps.set_ylim(0, results["steps"] * 1.05)
@@ -127,8 +129,15 @@ def _line(
     axes.plot(x, y, label=label, color=color, linestyle=linestyle, marker=marker)
 
 
+def _spread(metrics: pd.DataFrame, key: str) -> float:
+    """Largest over smallest value of all layers' columns of that key."""
+    values = metrics[list(ea_columns(metrics, key).values())].to_numpy()
+    return values.max() / max(values.min(), 1e-12)
+
+
 def _label(axes: Axes, quantity: str) -> None:
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(quantity, fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import Aggregation, global_add_pool
 
-from experiments.molpcba.config import Config
+from experiments.molpcba.config import Config, known
 from experiments.molpcba.convs import LAYERS
 from experiments.molpcba.data.ogb_api import AtomEncoder
 from experiments.molpcba.norms import BatchNorm
@@ -86,13 +86,14 @@ class MoleculeNetwork(nn.Module):
     def encode(self, batch: Batch) -> Tensor:
         """Node features after the last layer: ``[N, width]``."""
         x = self.atom_encoder(batch.x)
-        virtual = None if self.virtual_node is None else self.virtual_node.start(batch.num_graphs)
+        node = self.virtual_node
+        virtual = None if node is None else node.start(batch.num_graphs)
         last = len(self.convs) - 1
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            if virtual is not None:
+            if node is not None and virtual is not None:
                 x = x + virtual[batch.batch]
                 if i < last:
-                    virtual = self.virtual_node.update(i, virtual, x, batch)
+                    virtual = node.update(i, virtual, x, batch)
             x = norm(conv(x, batch.edge_index, batch.edge_attr))
             x = F.dropout(x if i == last else torch.relu(x), self.dropout, self.training)
         return x
@@ -144,10 +145,7 @@ def _head(size: int, hidden: int, num_tasks: int, dropout: float) -> nn.Module:
 
 def build_network(config: Config, num_tasks: int) -> MoleculeNetwork:
     """The network that a resolved configuration describes."""
-    width, layers, dropout = config.width, config.layers, config.dropout
-    assert width is not None
-    assert layers is not None
-    assert dropout is not None
+    width = known(config.width)
 
     def ea() -> EAAggregation:
         return build_aggregation(config, width)
@@ -156,11 +154,11 @@ def build_network(config: Config, num_tasks: int) -> MoleculeNetwork:
         return ea() if config.local == "ea" else "sum"
 
     return MoleculeNetwork(
-        convs=[LAYERS[config.model](width, local()) for _ in range(layers)],
+        convs=[LAYERS[config.model](width, local()) for _ in range(known(config.layers))],
         readout=READOUTS[config.readout].build(width, ea),
         width=width,
         num_tasks=num_tasks,
-        dropout=dropout,
+        dropout=known(config.dropout),
         virtual_node=config.virtual_node,
         readout_norm=config.readout_norm == "layer",
         head_width=config.head_width,

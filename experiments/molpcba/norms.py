@@ -24,6 +24,15 @@ class BatchNorm(nn.BatchNorm1d):
             return self._by_running(input) if single else super().forward(input)
         return self._synchronised(input)
 
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
     def _by_running(self, x: Tensor) -> Tensor:
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
@@ -39,9 +48,6 @@ class BatchNorm(nn.BatchNorm1d):
         variance = all_reduce(centred.square().sum(0)) / rows
         if rows <= 1:
             return self._by_running(x)
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * rows / (rows - 1), self.momentum)
+        self._track(mean.detach(), (variance * rows / (rows - 1)).detach())
         normal = centred * torch.rsqrt(variance + self.eps)
         return (normal * self.weight + self.bias).to(x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.molpcba.callbacks import (
     Recorder,
@@ -22,12 +22,13 @@ from experiments.molpcba.callbacks import (
     exhausted,
     progress_callbacks,
 )
-from experiments.molpcba.config import Config
+from experiments.molpcba.config import Config, known
 from experiments.molpcba.data import MoleculeData, load
 from experiments.molpcba.datamodule import Molecules
 from experiments.molpcba.errors import Interrupted, UserError
 from experiments.molpcba.evaluation import check_scorable
 from experiments.molpcba.figures import plot_run
+from experiments.molpcba.inner import ea_layers
 from experiments.molpcba.presets import resolve
 from experiments.molpcba.results import collect, describe_config, table
 from experiments.molpcba.runs import RunFolder, read_checkpoint
@@ -47,7 +48,7 @@ def run(config: Config) -> dict[str, Any]:
         UserError: for what the user can mend.
         Interrupted: after Ctrl-C or SIGTERM, with everything written.
     """
-    if config.name is not None and not config.resume and rank_zero_only.rank == 0:
+    if config.name is not None and not config.resume and is_first_process():
         RunFolder(Path(config.runs_dir) / config.name).check_free()
     data = load_data(config)
     config = resolve(config, data.name)
@@ -55,7 +56,7 @@ def run(config: Config) -> dict[str, Any]:
     folder = RunFolder(Path(config.runs_dir) / config.name)
     if config.resume:
         folder.check_same(config)
-    elif rank_zero_only.rank == 0:
+    elif is_first_process():
         folder.check_free()
     for part, index in data.splits.items():
         check_scorable(data.graphs.labels(index), part)
@@ -79,6 +80,9 @@ class Session:
         self.config, self.data, self.folder = config, data, folder
         self.module = MoleculeTraining(config, data)
         self.score = f"valid_{data.metric}"
+        if config.compile:
+            for layer in ea_layers(self.module.network).values():
+                layer.compile()
         self.recorder = Recorder(folder, self.score, config.patience, say)
 
     def run(self) -> dict[str, Any]:
@@ -126,11 +130,12 @@ class Session:
 
     def _complete(self) -> bool:
         history = self.recorder.history
-        enough = bool(history) and history[-1]["epoch"] + 1 >= (self.config.epochs or 0)
+        enough = bool(history) and history[-1]["epoch"] + 1 >= known(self.config.epochs)
         return enough or exhausted(history, self.score, self.config.patience)
 
-    def _trainer(self) -> L.Trainer:
+    def _trainer(self, logged: bool = True) -> L.Trainer:
         config = self.config
+        logger = TensorBoardLogger(str(self.folder.path), name="", version="tensorboard")
         callbacks: list[L.Callback] = [self.recorder, StopSignals(), *progress_callbacks()]
         if config.ema is not None:
             callbacks.insert(0, EMAWeightAveraging(decay=config.ema))
@@ -144,9 +149,7 @@ class Session:
             max_epochs=config.epochs,
             gradient_clip_val=config.gradient_clip,
             callbacks=callbacks,
-            logger=TensorBoardLogger(
-                save_dir=str(self.folder.path), name="", version="tensorboard"
-            ),
+            logger=logger if logged else False,
             log_every_n_steps=1,
             num_sanity_val_steps=0,
             enable_checkpointing=False,
@@ -175,7 +178,7 @@ class Session:
         best = best_row(self.recorder.history, self.score)
         checkpoint = read_checkpoint(self.folder.best)
         self.module.load_state_dict(checkpoint["state_dict"])
-        tester = trainer if trainer.world_size > 1 else self._trainer()
+        tester = trainer if trainer.world_size > 1 else self._trainer(logged=False)
         tester.test(self.module, datamodule=Molecules(self.data, self.config), verbose=False)
         assert checkpoint["epoch"] == best["epoch"], "best.ckpt does not belong to metrics.csv"
         return self.module.scores[f"test_{self.data.metric}"]
@@ -204,10 +207,15 @@ def check_data(checkpoint: dict[str, Any], data: MoleculeData, path: Path) -> No
         )
 
 
-@rank_zero_only
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints; true where there is only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
 def say(text: str) -> None:
     """Prints to the terminal, once however many processes there are."""
-    print(text, flush=True)
+    if is_first_process():
+        print(text, flush=True)
 
 
 @contextmanager
@@ -220,6 +228,7 @@ def quiet_libraries() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DivergenceWarning)  # the recorder reports it
+            warnings.filterwarnings("ignore", ".*treespec, LeafSpec.* is deprecated")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

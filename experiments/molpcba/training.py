@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 
-from experiments.molpcba.config import Config, to_dict
-from experiments.molpcba.data import MoleculeData
+from experiments.molpcba.config import Config, known, to_dict
+from experiments.molpcba.data import GraphLoader, MoleculeData
 from experiments.molpcba.distributed import gather_rows, sum_over_processes, world_size
 from experiments.molpcba.errors import UserError
 from experiments.molpcba.evaluation import Metric
@@ -67,7 +67,9 @@ class MoleculeTraining(L.LightningModule):
         """Starts each epoch from its own seed, so that a resumed run repeats it bit for bit."""
         seed = (self.config.seed * 100_003 + self.current_epoch) * 1_009 + self.global_rank
         torch.manual_seed(seed)
-        self.trainer.train_dataloader.set_epoch(self.current_epoch)  # before its first batch
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, GraphLoader)
+        loader.set_epoch(self.current_epoch)  # its iteration has not begun yet
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """The loss of one batch."""
@@ -120,7 +122,7 @@ class MoleculeTraining(L.LightningModule):
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
         config = self.config
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            self.parameters(), lr=known(config.lr), weight_decay=config.weight_decay
         )
         total = int(self.trainer.estimated_stepping_batches)
 
