@@ -29,6 +29,10 @@ class Potential(nn.Module):
 
     Only :meth:`forward` is needed. A subclass with a closed-form gradient overrides :meth:`bind`.
     Any other module, or plain function, with the signature of :meth:`forward` serves as well.
+
+    Training differentiates :meth:`forward` twice, which torch does right for its own layers. For
+    second derivatives of the whole layer it takes three, and there ``nn.LayerNorm`` is silently
+    wrong: write it out in plain operations if you need them.
     """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

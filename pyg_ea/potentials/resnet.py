@@ -14,7 +14,6 @@ from pyg_ea.potentials.base import Potential
 from pyg_ea.segments import Segments, state_dtype
 
 GradientFunction = Callable[[Tensor, Tensor, Tensor, int, "Weights"], Tensor]
-NORM_EPS = 1e-5
 OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
 
 
@@ -57,8 +56,8 @@ class ResNetPotential(Potential):
         self.skip1, self.skip2, self.skip3 = (
             nn.Identity() if n == m else nn.Linear(n, m) for n, m in pairwise(widths)
         )
-        self.norm1 = nn.LayerNorm(2 * hidden_channels, eps=NORM_EPS)
-        self.norm2 = nn.LayerNorm(hidden_channels, eps=NORM_EPS)
+        self.norm1 = nn.LayerNorm(2 * hidden_channels)
+        self.norm2 = nn.LayerNorm(hidden_channels)
         self.gradient_function: GradientFunction = gradient_in_y
         self.reset_parameters()
 
@@ -75,8 +74,8 @@ class ResNetPotential(Potential):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The potential of each element, layer by layer: ``[N, Dx], [N, Dy] -> [N]``."""
         z = torch.cat([x, y], dim=-1)
-        z = self.skip1(z) + torch.tanh(self.norm1(self.layer1(z)))
-        z = self.skip2(z) + torch.tanh(self.norm2(self.layer2(z)))
+        z = self.skip1(z) + _tanh_norm(self.layer1(z), self.norm1)
+        z = self.skip2(z) + _tanh_norm(self.layer2(z), self.norm2)
         z = self.skip3(z) + self.layer3(z)
         return z.square().mean(dim=-1)
 
@@ -200,9 +199,10 @@ class _TanhNorm:
 
     def __init__(self, u: Tensor, gamma: Tensor, beta: Tensor) -> None:
         u = u.to(state_dtype(u.dtype))
-        variance, mean = torch.var_mean(u, dim=1, correction=0, keepdim=True)
-        self.inv_std = torch.rsqrt(variance + NORM_EPS)  # [N, 1]
-        self.normed = (u - mean) * self.inv_std  # [N, D]
+        centred = u - u.mean(dim=1, keepdim=True)  # [N, D]
+        variance = centred.square().mean(dim=1, keepdim=True)  # [N, 1]
+        self.inv_std = torch.rsqrt(variance + 1e-5)  # nn.LayerNorm's default eps
+        self.normed = centred * self.inv_std  # [N, D]
         self.gamma = gamma
         self.output = torch.tanh(torch.addcmul(beta, gamma, self.normed))  # [N, D]
 
@@ -211,6 +211,11 @@ class _TanhNorm:
         along = (w * self.normed).mean(dim=1, keepdim=True)  # [N, 1]
         pulled = self.inv_std * (w - w.mean(dim=1, keepdim=True) - self.normed * along)
         return pulled.to(d.dtype)
+
+
+def _tanh_norm(u: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """tanh of the layer norm in plain ops: torch's fused one has a wrong third derivative."""
+    return _TanhNorm(u, norm.weight, norm.bias).output.to(u.dtype)
 
 
 def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor]:
