@@ -1,5 +1,6 @@
 """The reference itself against small cases worked out by hand, without autograd or tensors."""
 
+from itertools import pairwise
 from math import exp, log, log2, sqrt, tanh
 
 import pytest
@@ -14,7 +15,7 @@ def zero_parameters(in_channels: int, out_channels: int, hidden: int) -> dict[st
     """All-zero weights of Listing 1 with unit norms: the third layer's output is then 0."""
     widths = [in_channels + out_channels, 2 * hidden, hidden, 32]
     parameters = {}
-    for layer, (n, m) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for layer, (n, m) in enumerate(pairwise(widths), start=1):
         parameters[f"potential.layer{layer}.weight"] = torch.zeros(m, n, dtype=torch.float64)
         parameters[f"potential.layer{layer}.bias"] = torch.zeros(m, dtype=torch.float64)
         if n != m:

@@ -1,0 +1,280 @@
+"""EAAggregation with every potential and every adjoint, and what its own arguments do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyg_ea import (
+    AttentionPotential,
+    Checkpointed,
+    EAAggregation,
+    Implicit,
+    L2Prior,
+    MaxPotential,
+    MeanPotential,
+    NesterovSolver,
+    QuantilePotential,
+    SumPotential,
+    Truncated,
+    mean_scaling,
+    unit_scaling,
+)
+from tests.conformance import CHANNELS, SIZES, SetModule, batch
+
+OUT = 4
+STEPS = 6
+
+
+class UserPotential(nn.Module):
+    """A potential of a user's own, that the library knows nothing about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.from_x = nn.Linear(CHANNELS, OUT)
+        self.from_y = nn.Linear(OUT, OUT)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (torch.tanh(self.from_x(x)) - torch.tanh(self.from_y(y))).square().sum(dim=1)
+
+
+class UserPrior(nn.Module):
+    """R(y) = sum of log cosh, for want of a better one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.weight * torch.log(torch.cosh(y)).sum(dim=1)
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, 0.3)
+
+
+def learned(**arguments: object) -> EAAggregation:
+    return EAAggregation(CHANNELS, OUT, 8, STEPS, **arguments)
+
+
+def classic(potential: nn.Module, out_channels: int = CHANNELS, **arguments: object):
+    solver = NesterovSolver(lr=0.03)
+    return EAAggregation(
+        CHANNELS, out_channels, None, STEPS, potential=potential, solver=solver, **arguments
+    )
+
+
+VARIANTS: dict[str, Callable[[], EAAggregation]] = {
+    "learned": learned,
+    "checkpointed": lambda: learned(adjoint=Checkpointed()),
+    "truncated": lambda: learned(adjoint=Truncated(3)),
+    "implicit": lambda: learned(adjoint=Implicit()),
+    "mean-scaling": lambda: learned(scaling=mean_scaling),
+    "user-potential": lambda: learned(potential=UserPotential()),
+    "user-potential-checkpointed": lambda: learned(
+        potential=UserPotential(), adjoint=Checkpointed()
+    ),
+    "user-prior": lambda: learned(prior=UserPrior()),
+    "mean": lambda: classic(MeanPotential()),
+    "sum": lambda: classic(
+        SumPotential(), prior=L2Prior(1.0, trainable=False), scaling=unit_scaling
+    ),
+    "median": lambda: classic(QuantilePotential(0.5, smoothing=0.5)),
+    "max": lambda: classic(MaxPotential(max_count=64, smoothing=0.5)),
+    "attention": lambda: classic(AttentionPotential(CHANNELS), CHANNELS + 1),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pyg_ea.ImplicitGradientWarning")  # 6 steps do not converge
+@pytest.mark.parametrize("variant", VARIANTS)
+class TestEAAggregation(SetModule):
+    """Every check of ``conformance`` for every variant, and those of index against ptr."""
+
+    @pytest.fixture(autouse=True)
+    def _variant(self, variant: str) -> None:
+        self.variant = variant
+
+    def build(self) -> EAAggregation:
+        return VARIANTS[self.variant]()
+
+    def aggregate(self, module, x, index, num_sets=None) -> Tensor:
+        return module(x, index, dim_size=num_sets)
+
+    def may_lack_gradient(self, module, name: str) -> bool:
+        return self.variant == "implicit" and name.startswith("solver.")
+
+    def test_multiplicity_counts(self, module) -> None:
+        if self.variant == "mean-scaling":
+            pytest.skip("a mean is blind to multiplicity by intent")
+        super().test_multiplicity_counts(module)
+
+    def test_ptr_and_both_equal_index(self, module) -> None:
+        x, index = batch()
+        x = x[index.argsort(stable=True)]
+        index = index.sort().values
+        ptr = torch.tensor([0, *SIZES]).cumsum(0)
+        by_index = module(x, index, dim_size=len(SIZES))
+        assert torch.equal(module(x, ptr=ptr), by_index)
+        assert torch.equal(module(x, index, ptr), by_index)
+        assert torch.equal(module(x, index, ptr, len(SIZES)), by_index)
+        assert torch.equal(module(x, ptr=ptr, dim_size=len(SIZES)), by_index)
+        assert torch.equal(module(x, index), by_index[: int(index.max()) + 1])
+
+    def test_ptr_has_the_gradients_of_index(self, module) -> None:
+        x, index = batch(torch.float64)
+        module = module.double()
+        x = x[index.argsort(stable=True)].requires_grad_()
+        ptr = torch.tensor([0, *SIZES]).cumsum(0)
+        by_index = module(x, index.sort().values, dim_size=len(SIZES))
+        leaves = [x, *(p for p in module.potential.parameters())]
+        expected = torch.autograd.grad(by_index.square().sum(), leaves)
+        got = torch.autograd.grad(module(x, ptr=ptr).square().sum(), leaves)
+        for mine, theirs in zip(got, expected, strict=True):
+            self.close(mine, theirs)
+
+    def test_leading_dimensions_are_further_batches(self, module) -> None:
+        module = module.double()
+        x, index = batch(torch.float64)
+        stack = torch.stack([x, -x, 0.5 * x])
+        out = module(stack, index, dim_size=len(SIZES))
+        assert out.shape[:2] == (3, len(SIZES))
+        for layer, part in zip(stack, out, strict=True):
+            self.close(part, module(layer, index, dim_size=len(SIZES)))
+        first = module(stack.movedim(1, 0), index, dim_size=len(SIZES), dim=0)
+        self.close(first, out.movedim(1, 0))
+
+    def test_gradient_flows_to_the_elements(self, module) -> None:
+        x, index = batch()
+        x.requires_grad_()
+        module(x, index, dim_size=len(SIZES)).square().sum().backward()
+        assert x.grad.isfinite().all()
+        assert (x.grad.abs().amax(dim=1) > 0).all()
+
+    def test_frozen_layer_passes_gradients_through(self, module) -> None:
+        x, index = batch()
+        module.requires_grad_(False)
+        assert not module(x, index).requires_grad
+        x.requires_grad_()
+        module(x, index).square().sum().backward()
+        assert x.grad.abs().max() > 0
+        assert all(p.grad is None for p in module.parameters())
+
+    def test_repr_tells_sizes_and_steps(self, module) -> None:
+        text = repr(module)
+        assert text.startswith(f"EAAggregation({CHANNELS}, {module.out_channels}")
+        assert f"steps={STEPS}" in text
+
+
+def test_effective_start_values_equal_the_arguments() -> None:
+    solver = NesterovSolver(lr=0.2, momentum=0.7)
+    layer = EAAggregation(3, 3, solver=solver, prior=L2Prior(0.05))
+    assert float(layer.solver.lr.detach()) == pytest.approx(0.2, rel=1e-6)
+    assert float(layer.solver.momentum.detach()) == pytest.approx(0.7, rel=1e-6)
+    assert float(layer.prior.weight.detach()) == pytest.approx(0.05, rel=1e-6)
+    default = EAAggregation(3, 3)
+    assert float(default.solver.lr.detach()) == pytest.approx(0.125, rel=1e-6)
+    assert float(default.solver.momentum.detach()) == pytest.approx(0.9, rel=1e-6)
+    assert default.steps == 15
+    assert default.solver.gtol == 1e-3
+    assert default.solver.clip is None
+
+
+def test_first_step_is_minus_the_step_size_times_the_gradient() -> None:
+    layer = EAAggregation(3, 3, steps=1, potential=MeanPotential(), solver=NesterovSolver(lr=0.05))
+    x = torch.tensor([[1.0, -2.0, 0.5]])
+    torch.testing.assert_close(layer(x), 0.05 * 2 * x)  # scale log2(2) / 1 = 1
+
+
+def test_eval_steps_are_taken_in_eval_mode_only() -> None:
+    torch.manual_seed(0)
+    layer = EAAggregation(3, 3, steps=2, eval_steps=7, solver=NesterovSolver(gtol=0.0))
+    same = EAAggregation(3, 3, steps=7, solver=NesterovSolver(gtol=0.0))
+    same.load_state_dict(layer.state_dict())
+    x = torch.randn(5, 3)
+    trained = layer(x)
+    assert layer.solution.steps.tolist() == [2]
+    evaluated = layer.eval()(x)
+    assert layer.solution.steps.tolist() == [7]
+    assert torch.equal(evaluated, same(x))
+    assert not torch.equal(evaluated, trained)
+
+
+def test_weights_start_as_a_truncated_normal_of_fan_in_and_biases_at_zero() -> None:
+    torch.manual_seed(0)
+    potential = EAAggregation(100, 100, 200).potential
+    for name in ("layer1", "layer2", "layer3", "skip1", "skip2", "skip3"):
+        linear = getattr(potential, name)
+        scaled = linear.weight * linear.in_features**0.5
+        assert scaled.abs().max() <= 2
+        assert scaled.abs().max() > 1.9  # the tails of a normal cut at two deviations
+        assert scaled.std().item() == pytest.approx(0.8796, rel=0.03)  # its deviation
+        assert linear.bias.abs().max() == 0
+
+
+def test_counts_do_not_saturate_in_bf16() -> None:
+    """257 elements are one more than bf16 can count."""
+    layer = EAAggregation(
+        2, 2, steps=1, potential=SumPotential(), prior=L2Prior(1.0), scaling=lambda n: n
+    ).bfloat16()
+    x = torch.ones(1000, 2, dtype=torch.bfloat16) / 1000
+    index = torch.zeros(1000, dtype=torch.long)
+    layer(x, index)
+    expected = 1000 * 2 * float(x[0, 0]) * 1000
+    assert layer.solution.gradient_max.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_solution_describes_the_last_call() -> None:
+    torch.manual_seed(0)
+    layer = learned()
+    with pytest.raises(RuntimeError, match="call"):
+        _ = layer.solution
+    x, index = batch()
+    y = layer(x, index, dim_size=len(SIZES))
+    solution = layer.solution
+    assert torch.equal(solution.y, y)
+    for name in ("final_norm", "path_norm", "gradient_max", "steps", "converged", "diverged"):
+        assert getattr(solution, name).shape == (len(SIZES),), name
+    empty = torch.tensor(SIZES) == 0
+    assert solution.converged[empty].all()
+    assert not solution.diverged.any()
+    assert (solution.steps[empty] == 0).all()
+    assert (solution.path_norm >= solution.final_norm).all()
+
+
+def test_auxiliary_norms_reach_every_parameter() -> None:
+    for name in ("final_norm", "path_norm"):
+        torch.manual_seed(0)
+        layer = learned()
+        x, index = batch()
+        layer(x, index)
+        getattr(layer.solution, name).sum().backward()
+        for parameter_name, parameter in layer.named_parameters():
+            assert parameter.grad.abs().max() > 0, f"{name}, {parameter_name}"
+
+
+def test_diagnose_reports_each_segment() -> None:
+    torch.manual_seed(0)
+    layer = classic(MeanPotential())
+    layer.eval_steps = 400
+    x, index = batch()
+    report = layer.eval().diagnose(x, index, dim_size=len(SIZES))
+    occupied = torch.tensor(SIZES) > 0
+    assert (report.energy_after[occupied] < report.energy_before[occupied]).all()
+    assert report.count.tolist() == SIZES
+    assert not report.diverged.any()
+    assert (report.gradient_norm < 0.05).all()
+    assert report.gradient_norm.requires_grad is False
+    text = str(report)
+    assert f"{len(SIZES)} segments" in text
+    assert "diverged" in text
+
+
+def test_diagnose_leaves_the_solution_and_the_module_alone() -> None:
+    layer = learned()
+    x, index = batch()
+    layer(x, index)
+    before = layer.solution
+    layer.diagnose(x, index)
+    assert layer.solution is before

@@ -1,0 +1,34 @@
+"""EAGlobalPool: the conformance checks, and its readings of ``batch`` and ``size``."""
+
+import torch
+from torch_geometric.data import Batch, Data
+
+from pyg_ea import EAGlobalPool
+from tests.conformance import CHANNELS, SetModule
+
+
+class TestEAGlobalPool(SetModule):
+    def build(self) -> EAGlobalPool:
+        return EAGlobalPool(CHANNELS, 4, hidden_channels=8, steps=6)
+
+    def aggregate(self, module, x, index, num_sets=None) -> torch.Tensor:
+        return module(x, index, num_sets)
+
+    def test_repr_tells_sizes(self, module) -> None:
+        assert "EAGlobalPool" in repr(module)
+        assert f"{CHANNELS}, 4" in repr(module)
+
+
+def test_pools_the_nodes_of_each_graph() -> None:
+    torch.manual_seed(0)
+    graphs = [Data(x=torch.randn(n, 3)) for n in (2, 5, 1)]
+    together = Batch.from_data_list(graphs)
+    pool = EAGlobalPool(3, 4, steps=5).double()
+    out = pool(together.x.double(), together.batch)
+    one_by_one = torch.cat([pool(graph.x.double()) for graph in graphs])
+    torch.testing.assert_close(out, one_by_one, rtol=0, atol=1e-13)
+
+
+def test_steps_of_training_and_evaluation_are_passed_on() -> None:
+    pool = EAGlobalPool(3, 4, steps=2, eval_steps=9)
+    assert (pool.aggr.steps, pool.aggr.eval_steps) == (2, 9)
