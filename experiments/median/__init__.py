@@ -1,0 +1,1 @@
+"""Median estimation (appendix D.1): Equilibrium Aggregation against other aggregators."""

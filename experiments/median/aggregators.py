@@ -1,0 +1,78 @@
+"""The aggregators under study: a dict whose keys are the command line's choices.
+
+Each entry builds a module for elements of size ``channels``. All sets of the study have the same
+size, so PNA's degree scalers would be constants that the decoder's first layer absorbs: PNA is
+here its set of four aggregators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+from torch_geometric.nn import aggr
+
+from pyg_ea import EAAggregation, NesterovSolver
+
+STEPS = 8  # inner steps of EA and of PyG's EA
+READS = 4  # processing steps of Set2Set
+HEADS = 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An aggregator of the study.
+
+    Args:
+        label: its name in tables and figures.
+        build: makes the module from the size of an element.
+        widening: size of its result, in units of the size of an element.
+        ours: whether it is this library's, not one it is compared with.
+    """
+
+    label: str
+    build: Callable[[int], nn.Module]
+    widening: int = 1
+    ours: bool = False
+
+
+def _ea(channels: int) -> nn.Module:
+    # gtol 0: the errors under study are below the default tolerance, which would stop y early.
+    return EAAggregation(channels, channels, steps=STEPS, solver=NesterovSolver(gtol=0.0))
+
+
+def _pyg_ea(channels: int) -> nn.Module:
+    return aggr.EquilibriumAggregation(
+        channels, channels, num_layers=[2 * channels, channels], grad_iter=STEPS
+    )
+
+
+def _pma(channels: int) -> nn.Module:
+    return aggr.SetTransformerAggregation(
+        channels, num_encoder_blocks=0, num_decoder_blocks=0, heads=HEADS
+    )
+
+
+def _set_transformer(channels: int) -> nn.Module:
+    # PyG's default: elements attend to each other before they are pooled.
+    return aggr.SetTransformerAggregation(channels, heads=HEADS)
+
+
+AGGREGATORS: dict[str, Entry] = {
+    "ea": Entry("EA (ours)", _ea, ours=True),
+    "sum": Entry("sum (Deep Sets)", lambda channels: aggr.SumAggregation()),
+    "mean": Entry("mean", lambda channels: aggr.MeanAggregation()),
+    "max": Entry("max", lambda channels: aggr.MaxAggregation()),
+    "attention": Entry(
+        "softmax attention",
+        lambda channels: aggr.AttentionalAggregation(nn.Linear(channels, channels)),
+    ),
+    "set2set": Entry("Set2Set", lambda channels: aggr.Set2Set(channels, READS), widening=2),
+    "pma": Entry("PMA", _pma),
+    "pna": Entry(
+        "PNA", lambda channels: aggr.MultiAggregation(["mean", "max", "min", "std"]), widening=4
+    ),
+    "pyg_ea": Entry("EA (PyG)", _pyg_ea),
+    "set_transformer": Entry("Set Transformer (SAB, PMA, SAB)", _set_transformer),
+}
