@@ -1,0 +1,130 @@
+"""Imports run one way, and the library knows torch and torch_geometric only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyg_ea
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pyg_ea"
+THIRD_PARTY = {"torch", "torch_geometric"}
+
+# From below to above; a module imports from lower levels, or from its own package's own files.
+LEVELS = [
+    {"transforms"},
+    {"segments"},
+    {"potentials", "solver"},
+    {"energy"},
+    {"adjoints"},
+    {"aggregation"},
+    {"pool", "conv", "losses"},
+    {"__init__"},
+]
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+
+
+def unit(path: Path) -> str:
+    """The part of the library that a file belongs to: its module or its subpackage."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(source: str) -> set[str]:
+    """All modules that a source imports, at any depth of it, as dotted names."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            assert node.module is not None
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def violations(part: str, source: str) -> list[str]:
+    """What a file of ``part`` imports against the rule."""
+    found = []
+    for name in sorted(imports(source)):
+        top, *rest = name.split(".")
+        if top in ("experiments", "benchmarks", "tests"):
+            found.append(f"{part} imports {name}: the library does not know who uses it")
+        elif top == "pyg_ea" and rest and rest[0] != part:
+            target = rest[0]
+            if target in LEVEL and LEVEL[target] >= LEVEL[part]:
+                found.append(f"{part} imports {target}: imports run upwards only")
+        elif top == "pyg_ea" and not rest and part != "__init__":
+            found.append(f"{part} imports the whole package")
+        elif top != "pyg_ea" and top not in THIRD_PARTY | set(sys.stdlib_module_names):
+            found.append(f"{part} imports {top}: only {sorted(THIRD_PARTY)} are allowed")
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    assert unit(path) in LEVEL, f"{path.name} has no level: add it to LEVELS"
+    assert violations(unit(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("solver", "from pyg_ea.energy import Energy"),
+        ("potentials", "import pyg_ea.aggregation"),
+        ("pool", "from pyg_ea.conv import EAConv"),
+        ("energy", "from pyg_ea import Unrolled"),
+        ("losses", "def f():\n    import pandas"),
+        ("aggregation", "from experiments.molpcba import models"),
+    ],
+)
+def test_the_rule_sees_a_violation(part: str, source: str) -> None:
+    assert violations(part, source)
+
+
+def test_the_solver_never_meets_autograd_or_a_graph() -> None:
+    source = (PACKAGE / "solver.py").read_text()
+    assert not {n for n in imports(source) if n.startswith("torch_geometric")}
+    assert "autograd" not in {
+        node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)
+    }
+
+
+def test_importing_the_library_does_not_import_the_experiments_packages() -> None:
+    program = (
+        "import sys, warnings; warnings.simplefilter('ignore'); import pyg_ea; "
+        "print([m for m in ('ogb', 'lightning', 'matplotlib', 'jsonargparse', 'rdkit') "
+        "if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_are_short_and_documented(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            docstring = ast.get_docstring(node, clean=False) or ""
+            length = node.end_lineno - node.lineno + 1 - len(docstring.splitlines())
+            assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
+
+
+def test_public_names_are_exported() -> None:
+    assert sorted(set(pyg_ea.__all__)) == sorted(pyg_ea.__all__)
+    for name in pyg_ea.__all__:
+        assert getattr(pyg_ea, name).__doc__, f"{name} has no docstring"

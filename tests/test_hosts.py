@@ -1,0 +1,208 @@
+"""Inside PyG's own convolutions, aggregations and transforms, and under DDP."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing import spawn
+from torch.nn.parallel import DistributedDataParallel
+from torch_geometric.nn import GCNConv, GINConv, GINEConv, SAGEConv, to_hetero
+from torch_geometric.nn.aggr import DegreeScalerAggregation, MultiAggregation
+
+from pyg_ea import EAAggregation, EAConv, EAGlobalPool, MeanPotential, auxiliary_loss
+
+CHANNELS, OUT = 6, 5
+EDGES = torch.tensor([[0, 1, 2, 3, 4, 4, 0, 2], [1, 0, 1, 1, 3, 0, 3, 0]])  # 2 and 4 get none
+
+
+def aggregation(channels: int = CHANNELS) -> EAAggregation:
+    return EAAggregation(channels, channels, 8, steps=4)
+
+
+def nodes() -> Tensor:
+    return torch.randn(5, CHANNELS, generator=torch.Generator().manual_seed(0))
+
+
+class WithEdges(nn.Module):
+    """GINEConv with edge features bound, so that all hosts are called alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = GINEConv(nn.Linear(CHANNELS, OUT), edge_dim=3, aggr=aggregation())
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(2)
+        edge_attr = torch.randn(EDGES.shape[1], 3, generator=generator, dtype=torch.float64)
+        by_edge = {tuple(e): a for e, a in zip(EDGES.T.tolist(), edge_attr, strict=True)}
+        rows = [by_edge[tuple(e)] for e in edge_index.T.tolist()]
+        return self.conv(x, edge_index, torch.stack(rows).to(x.dtype))
+
+
+HOSTS = {
+    "GINConv": lambda: GINConv(nn.Linear(CHANNELS, OUT), aggr=aggregation()),
+    "GINEConv": WithEdges,
+    "GCNConv": lambda: GCNConv(CHANNELS, OUT, aggr=aggregation(OUT)),
+    "SAGEConv": lambda: SAGEConv(CHANNELS, OUT, aggr=aggregation()),
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_inside_convolutions(host: str) -> None:
+    torch.manual_seed(0)
+    conv = HOSTS[host]()
+    x = nodes().requires_grad_()
+    out = conv(x, EDGES)
+    assert out.shape == (5, OUT)
+    assert out.isfinite().all()
+    out.square().sum().backward()
+    assert x.grad.isfinite().all()
+    for name, parameter in conv.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+
+    conv = conv.double()
+    order = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
+    out = conv(nodes().double(), EDGES)
+    torch.testing.assert_close(conv(nodes().double(), EDGES[:, order]), out, rtol=0, atol=1e-12)
+    conv.reset_parameters() if host != "GINEConv" else conv.conv.reset_parameters()
+    assert not torch.equal(conv(nodes().double(), EDGES), out)
+
+
+def test_the_convolution_s_aggregate_is_that_of_the_layer() -> None:
+    torch.manual_seed(0)
+    layer = aggregation()
+    conv = GINConv(nn.Identity(), aggr=layer)
+    expected = nodes() + layer(nodes()[EDGES[0]], EDGES[1], dim_size=5)
+    torch.testing.assert_close(conv(nodes(), EDGES), expected)
+    assert (conv(nodes(), EDGES)[[2, 4]] == nodes()[[2, 4]]).all()
+
+
+def test_inside_multi_aggregation() -> None:
+    torch.manual_seed(0)
+    layer = aggregation()
+    multi = MultiAggregation(["mean", layer, "max"])
+    index = torch.tensor([0, 0, 2, 2, 2])
+    out = multi(nodes(), index)
+    assert out.shape == (3, 3 * CHANNELS)
+    assert torch.equal(out[:, CHANNELS : 2 * CHANNELS], layer(nodes(), index))
+    assert torch.equal(out[:, :CHANNELS], MultiAggregation(["mean"])(nodes(), index))
+    conv = SAGEConv(CHANNELS, OUT, aggr=["mean", aggregation()])
+    assert conv(nodes(), EDGES).shape == (5, OUT)
+
+
+def test_inside_degree_scaler_aggregation() -> None:
+    torch.manual_seed(0)
+    layer = aggregation()
+    degrees = torch.tensor([2, 0, 1, 2])
+    scaler = ["identity", "amplification", "linear"]
+    scaled = DegreeScalerAggregation(layer, scaler, degrees)
+    index = torch.tensor([0, 0, 2, 2, 2])
+    out = scaled(nodes(), index)
+    plain = layer(nodes(), index)
+    assert out.shape == (3, 3 * CHANNELS)
+    assert torch.equal(out[:, :CHANNELS], plain)
+    count = torch.tensor([2.0, 0.0, 3.0])[:, None]
+    torch.testing.assert_close(out[:, 2 * CHANNELS :], plain * count / scaled.avg_deg_lin)
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = SAGEConv(CHANNELS, CHANNELS, aggr=aggregation())
+        self.second = EAConv(CHANNELS, OUT, steps=4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.second(self.first(x, edge_index).relu(), edge_index)
+
+
+def test_to_hetero() -> None:
+    torch.manual_seed(0)
+    relations = [("atom", "bond", "atom"), ("atom", "in", "ring"), ("ring", "has", "atom")]
+    model = to_hetero(Network(), (["atom", "ring"], relations))
+    x = {"atom": nodes(), "ring": nodes()[:2]}
+    edges = {
+        relations[0]: EDGES,
+        relations[1]: torch.tensor([[0, 1, 2], [0, 0, 1]]),
+        relations[2]: torch.tensor([[0, 0, 1], [0, 1, 2]]),
+    }
+    out = model(x, edges)
+    assert out["atom"].shape == (5, OUT)
+    assert out["ring"].shape == (2, OUT)
+    sum(o.square().sum() for o in out.values()).backward()
+    layers = [m for m in model.modules() if isinstance(m, EAAggregation)]
+    assert len(layers) == 2 * len(relations)
+    assert all(layer.solver.raw_lr.grad is not None for layer in layers)
+    assert auxiliary_loss(model).isfinite()
+
+
+# DDP ------------------------------------------------------------------------------------------
+
+GRAPHS = 8
+
+
+def ddp_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(EAGlobalPool(CHANNELS, OUT, 8, steps=4), nn.Linear(OUT, 1)).double()
+
+
+def ddp_loss(model: nn.Module, pool: EAGlobalPool, graphs: list[int]) -> Tensor:
+    """Mean task loss over the given graphs plus the auxiliary loss."""
+    generator = torch.Generator().manual_seed(3)
+    all_x = torch.randn(GRAPHS, 5, CHANNELS, dtype=torch.float64, generator=generator)
+    x = all_x[graphs].flatten(0, 1)
+    batch = torch.arange(len(graphs)).repeat_interleave(5)
+    out = model(x, batch)
+    return out.square().mean() + auxiliary_loss(pool)
+
+
+class Readout(nn.Module):
+    """Pooling and a head, called with x and batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.head = ddp_model()
+
+    def forward(self, x: Tensor, batch: Tensor) -> Tensor:
+        return self.head(self.pool(x, batch))
+
+
+def ddp_process(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    model = Readout()
+    parallel = DistributedDataParallel(model)
+    for _ in range(2):  # a second pass raises if the first left a parameter without gradient
+        parallel.zero_grad()
+        ddp_loss(parallel, model.pool, list(range(rank, GRAPHS, 2))).backward()
+    torch.save([p.grad for p in model.parameters()], Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    spawn(ddp_process, (free_port(), str(tmp_path)), nprocs=2)
+    model = Readout()
+    ddp_loss(model, model.pool, list(range(GRAPHS))).backward()
+    for rank in range(2):
+        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for (name, parameter), grad in zip(model.named_parameters(), got, strict=True):
+            assert parameter.grad.abs().max() > 0, name
+            torch.testing.assert_close(grad, parameter.grad, rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_a_layer_without_weights_of_its_own_works_as_aggr_too() -> None:
+    conv = SAGEConv(
+        CHANNELS, OUT, aggr=EAAggregation(CHANNELS, CHANNELS, potential=MeanPotential())
+    )
+    assert conv(nodes(), EDGES).isfinite().all()
