@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from benchmarks import growth, layer, limit, model, peak
 from benchmarks.contestants import CONTESTANTS, chosen
@@ -64,7 +65,17 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes: whether it works, not how fast it is"
     )
-    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument(
+        "--steps",
+        type=PositiveInt,
+        help="solver steps in place of the workloads' own (sections layer, peak and limit)",
+    )
+    parser.add_argument(
+        "--rounds", type=PositiveInt, help="times all is measured, in place of the workloads' own"
+    )
+    parser.add_argument(
+        "--threads", type=PositiveInt, help="threads of torch (default: its own choice)"
+    )
     parser.add_argument(
         "--out", type=str, help="folder of the records (default: runs/benchmarks/TIME)"
     )
@@ -80,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folder = Path(options.show) if options.show else _measure(options)
         frame = read(folder)
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
+    except (FileNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report(frame))
@@ -92,8 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(options: Namespace) -> Path:
     """Runs the sections chosen; the folder of their records."""
     if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {options.threads}")
         torch.set_num_threads(options.threads)
     folder = Path(options.out or f"runs/benchmarks/{datetime.now():%Y-%m-%d-%H%M%S}")
     if folder.exists() and any(folder.iterdir()):
@@ -106,6 +115,8 @@ def _measure(options: Namespace) -> Path:
         workloads=[WORKLOADS[name] for name in options.workloads],
         clock=CLOCKS[options.clock],
         quick=options.quick,
+        steps=options.steps,
+        rounds=options.rounds,
     )
     for name in options.only:
         SECTIONS[name](plan, recorder)

@@ -34,7 +34,7 @@ def measure(plan: Plan, recorder: Recorder) -> None:
             for contestant in contestants
         }
         label = f"growth with {variable}"
-        for name, repetition, times in interleaved(timers, BASE.rounds, label):
+        for name, repetition, times in interleaved(timers, plan.rounds or BASE.rounds, label):
             contestant, value = name.split()
             for quantity, seconds in times.items():
                 recorder.add(

@@ -1,58 +1,79 @@
-"""Section ``peak``: the most memory a step takes, each measured in a process of its own."""
+"""Section ``peak``: the most memory that tensors hold during a step."""
 
 from __future__ import annotations
 
+import gc
 import json
-import subprocess
-import sys
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from benchmarks.contestants import LAST, Contestant
 from benchmarks.records import Recorder
 from benchmarks.sections import Plan, row
+from benchmarks.timing import backward
 from benchmarks.workloads import READOUT_300, Workload
 
 SECTION = "peak"
 FLAT = ("checkpointed", f"truncated-{LAST}", "implicit")  # memory must not grow with T
 LONG = 60  # steps at which that is shown
+MIB = 2**20
 
 
 def measure(plan: Plan, recorder: Recorder) -> None:
     """Measures a training step and an evaluation of every contestant."""
     workload = plan.size(READOUT_300)
     long = replace(workload, steps=4 * workload.steps if plan.quick else LONG)
-    eager = [c for c in plan.contestants if c.autocast is None and not c.compiled]
-    tasks = [(c, workload, quantity) for c in eager for quantity in ("step", "eval")]
-    tasks += [(c, long, "step") for c in eager if c.name in FLAT]
+    single = [c for c in plan.contestants if c.autocast is None]
+    tasks = [(c, workload, quantity) for c in single for quantity in ("step", "eval")]
+    tasks += [(c, long, "step") for c in single if c.name in FLAT]
     for contestant, size, quantity in tqdm(tasks, desc="peak memory", leave=False):
-        value = peak(contestant, size, quantity)
+        value = peak(contestant, size, training=quantity == "step") / MIB
         recorder.add(row(SECTION, size, contestant.name, f"peak_{quantity}", value, unit="MiB"))
 
 
-def peak(contestant: Contestant, workload: Workload, quantity: str) -> float:
-    """Peak of resident memory in MiB above what was resident before, in a fresh process.
+def peak(contestant: Contestant, workload: Workload, training: bool) -> int:
+    """Bytes allocated at most at a time by a training step or an evaluation.
 
-    Raises:
-        RuntimeError: when the process fails, with the end of what it said.
+    Layer and input, which are there before, do not count; the gradients do.
     """
-    task = {
-        "contestant": contestant.name,
-        "workload": asdict(workload),
-        "quantity": quantity,
-        "threads": torch.get_num_threads(),
-    }
-    finished = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory_probe", json.dumps(task)],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
-    if finished.returncode:
-        raise RuntimeError(
-            f"measuring the memory of {contestant.name} failed: {finished.stderr[-500:]}"
-        )
-    return float(json.loads(finished.stdout)["peak"])
+    layer = contestant.layer(workload.channels, workload.steps).train(training)
+    small = workload.warm_up()
+    x, index = small.data()
+    backward(contestant.forward(layer, x, index, small.segments))  # compiles, where it must
+    layer.zero_grad(set_to_none=True)
+    x, index = workload.data()
+
+    def step() -> None:
+        with torch.set_grad_enabled(training):
+            y = contestant.forward(layer, x, index, workload.segments)
+        if training:
+            backward(y)
+
+    return most_allocated(step)
+
+
+def most_allocated(function: Callable[[], object]) -> int:
+    """Bytes that tensors made by ``function`` hold at most at a time.
+
+    Exact and independent of what the process did before: torch's profiler sees every allocation
+    and release. What libraries allocate past torch does not count.
+    """
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    memory = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
+    changes = [event["args"] for event in memory]
+    if not changes:
+        return 0
+    before = changes[0]["Total Allocated"] - changes[0]["Bytes"]  # left over by an earlier profile
+    return max(change["Total Allocated"] for change in changes) - before

@@ -63,7 +63,7 @@ def _peak(frame: pd.DataFrame) -> list[str]:
             if quantity in values and not peer.empty:
                 line[f"{quantity} / pyg"] = values[quantity] / peer["value"].iloc[0]
         lines.append(line)
-    title = "peak of resident memory above the start, MiB (ru_maxrss, a process for each)"
+    title = "peak of memory held by tensors, MiB (every allocation, by torch.profiler)"
     return [_table(title, lines)]
 
 

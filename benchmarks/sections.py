@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.contestants import Contestant
 from benchmarks.records import Measurement
@@ -19,17 +19,24 @@ class Plan:
         contestants: who takes part.
         workloads: sizes that the section ``layer`` measures.
         clock: what times are read from.
-        quick: whether sizes are cut so that all of it takes a minute or two.
+        quick: whether sizes are cut so that all of it takes a few minutes.
+        steps: solver steps in place of the workloads' own, where given.
+        rounds: rounds in place of the workloads' own, where given.
     """
 
     contestants: Sequence[Contestant]
     workloads: Sequence[Workload]
     clock: Clock = CLOCKS["wall"]
     quick: bool = False
+    steps: int | None = None
+    rounds: int | None = None
 
     def size(self, workload: Workload) -> Workload:
         """``workload`` at the size planned."""
-        return workload.small() if self.quick else workload
+        planned = workload.small() if self.quick else workload
+        return replace(
+            planned, steps=self.steps or planned.steps, rounds=self.rounds or planned.rounds
+        )
 
 
 def row(
