@@ -132,14 +132,13 @@ class Implicit:
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         """See :meth:`Adjoint.solve`."""
         state = Truncated(2).solve(solver, energy, y, steps)
-        if not torch.is_grad_enabled():
+        if not state.y.requires_grad:  # nothing to differentiate
             return state
         minimiser = state.y.detach().requires_grad_()
         gradient = energy.gradient(minimiser)
         attached = gradient - gradient.detach()  # zero, and the way to the parameters
-        if attached.requires_grad:
-            unconverged = ~state.converged
-            attached.register_hook(lambda v: self._pull(v, gradient, minimiser, unconverged))
+        unconverged = ~state.converged
+        attached.register_hook(lambda v: self._pull(v, gradient, minimiser, unconverged))
         return state._replace(y=minimiser.detach() + attached)
 
     def _pull(self, v: Tensor, gradient: Tensor, y: Tensor, unconverged: Tensor) -> Tensor:

@@ -200,9 +200,7 @@ class EAConv(MessagePassing):
         size: tuple[int, int] | None = None,
     ) -> Tensor:
         """One round of message passing; see the class for shapes."""
-        if (edge_attr is None) != (self.edge_encoder is None):
-            got = "none" if edge_attr is None else f"shape {list(edge_attr.shape)}"
-            raise ValueError(f"edge_attr must match edge_dim={self.edge_dim}, got {got}")
+        self._check(x, edge_index, edge_attr)
         edge = None if self.edge_encoder is None else self.edge_encoder(edge_attr)
         if isinstance(x, Tensor):
             source = target = self.form.transform(x)
@@ -212,6 +210,31 @@ class EAConv(MessagePassing):
         pair = (source, target)
         aggregated = self.propagate(edge_index, x=pair, edge=edge, weight=weight, size=size)
         return self.form.update(target, aggregated, edge_index)
+
+    def _check(
+        self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor, edge_attr: Tensor | None
+    ) -> None:
+        parts = (x, x) if isinstance(x, Tensor) else x
+        for part in parts:
+            if part.dim() != 2 or part.shape[1] != self.in_channels:
+                raise ValueError(
+                    f"x must have shape [N, in_channels={self.in_channels}], got {list(part.shape)}"
+                )
+        width = None if edge_attr is None else edge_attr.shape[-1]
+        if width != self.edge_dim:
+            got = "none" if edge_attr is None else f"shape {list(edge_attr.shape)}"
+            raise ValueError(
+                f"edge_attr must match edge_dim={self.edge_dim}: a matrix "
+                f"[E, {self.edge_dim}], or none where edge_dim is None; got {got}"
+            )
+        if torch.compiler.is_compiling() or not edge_index.numel():
+            return
+        for name, ends, part in zip(("source", "target"), edge_index, parts, strict=True):
+            if ends.min() < 0 or ends.max() >= part.shape[0]:
+                raise ValueError(
+                    f"edge_index names {name} nodes from {int(ends.min())} to {int(ends.max())}, "
+                    f"but x has {part.shape[0]} of them"
+                )
 
     def message(self, x_j: Tensor, edge: Tensor | None, weight: Tensor | None) -> Tensor:
         """The message of each edge: ``[E, channels]``."""

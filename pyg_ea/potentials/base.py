@@ -96,6 +96,25 @@ def gradient_in_y(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         if not total.requires_grad:
             raise ValueError("the potential or prior does not depend on y, so it has no minimum")
         (gradient,) = torch.autograd.grad(
-            total, y, create_graph=differentiable, allow_unused=True, materialize_grads=True
+            total,
+            y,
+            create_graph=differentiable and not _is_only_leaf(y, total),
+            allow_unused=True,
+            materialize_grads=True,
         )
     return gradient.to(state_dtype(gradient.dtype))
+
+
+def _is_only_leaf(y: Tensor, total: Tensor) -> bool:
+    """Whether nothing but the leaf ``y`` requires grad: then the gradient is a constant."""
+    pending, seen = [total.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)  # of an AccumulateGrad node, where paths end
+        if leaf is not None and leaf is not y:
+            return False
+        pending.extend(child for child, _ in node.next_functions)
+    return True
