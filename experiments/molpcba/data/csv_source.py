@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import re
 import zlib
 from collections.abc import Iterator
@@ -60,8 +61,8 @@ class CsvSource:
                 while block := file.read(1 << 20):
                     digest.update(block)
                     newlines += block.count(b"\n")
-            with _open(path) as file:
-                columns = next(_rows(file), [])
+            with _rows(path) as rows:
+                columns = next(rows, [])
         _check_header(path, columns)
         return cls(path, columns, newlines, digest.hexdigest())
 
@@ -92,10 +93,12 @@ class CsvSource:
             DataError: on a malformed row, or when no row gives a usable molecule.
         """
         few = self.num_lines <= FEW
-        with _reading(self.path), _open(self.path) as file:
-            chunks = self._chunks(_rows(file))
+        with _reading(self.path), _rows(self.path) as rows:
             written = write_layout(
-                folder, chunks, workers=0 if few else workers, total=self.num_lines - 1
+                folder,
+                self._chunks(rows),
+                workers=0 if few else workers,
+                total=self.num_lines - 1,
             )
         self._check_written(written)
         with open(folder / REJECTS, "w", newline="") as rejects:
@@ -154,6 +157,13 @@ class CsvSource:
         )
 
 
+def first_rejects(path: Path, number: int = 3) -> list[str]:
+    """The first rows of a table of rejects, as text for the terminal."""
+    with open(path, newline="") as file:
+        rows = list(itertools.islice(csv.DictReader(file), number))
+    return [f"line {row['line']}: {row['smiles'][:60]!r}: {row['reason']}" for row in rows]
+
+
 def _check_header(path: Path, columns: list[str]) -> None:
     if not columns:
         raise DataError(f"{path} is empty; it needs a header line with a column {SMILES!r}")
@@ -169,10 +179,6 @@ def _check_header(path: Path, columns: list[str]) -> None:
         raise DataError(f"{path}: column {columns.index('') + 1} has no name")
 
 
-def _rows(file: BinaryIO) -> Iterator[list[str]]:
-    return csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     with open(path, "rb") as file:
@@ -183,6 +189,12 @@ def _open(path: Path) -> Iterator[BinaryIO]:
                 yield unzipped  # type: ignore[misc]
         else:
             yield file
+
+
+@contextmanager
+def _rows(path: Path) -> Iterator[Iterator[list[str]]]:
+    with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        yield csv.reader(text, strict=True)
 
 
 @contextmanager

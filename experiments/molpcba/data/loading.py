@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .csv_source import REJECTS, CsvSource
+from .csv_source import REJECTS, CsvSource, first_rejects
 from .dataset import MoleculeData, SmilesColumn
 from .embedded import HIDDEN, EmbeddedSource
 from .errors import DataError
@@ -176,10 +176,9 @@ def _rejected(store: Store) -> str:
     """The rest of `source`: how many molecules, and how many rows were left out."""
     told = f"; {store.contents.num_graphs:,} molecules"
     if store.contents.num_rejected:
-        rejects = store.path / REJECTS
-        told += f"; {store.contents.num_rejected:,} rows left out, listed in {rejects}"
-        print(
-            f"{store.contents.num_rejected:,} rows with a bad SMILES left out: {rejects}",
-            file=sys.stderr,
-        )
+        rows = f"{store.contents.num_rejected:,} rows left out"
+        listed = f"all listed in {store.path / REJECTS}"
+        shown = "; ".join(first_rejects(store.path / REJECTS))
+        print(f"{rows}, their SMILES cannot be read ({shown}); {listed}", file=sys.stderr)
+        told += f"; {rows}, {listed}"
     return told

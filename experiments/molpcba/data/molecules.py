@@ -90,15 +90,43 @@ def featurise(mol: Chem.Mol) -> Graph:
     Raises:
         BadSmilesError: on a bond that OGB's feature lists do not know.
     """
-    x = [atom_to_feature_vector(atom) for atom in mol.GetAtoms()]
-    bonds, bond_attr = [], []
-    for bond in mol.GetBonds():
-        bonds.append((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
+    x = [_atom_vector(atom) for atom in mol.GetAtoms()]
+    bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    return Graph(x, bonds, [_bond_vector(bond) for bond in mol.GetBonds()])
+
+
+_ATOM_VECTORS: dict[tuple, list[int]] = {}
+_BOND_VECTORS: dict[tuple, list[int]] = {}
+
+
+def _atom_vector(atom: Chem.Atom) -> list[int]:
+    """OGB's vector; the search through its lists, most of the cost, is done once a kind."""
+    kind = (
+        atom.GetAtomicNum(),
+        atom.GetChiralTag(),
+        atom.GetTotalDegree(),
+        atom.GetFormalCharge(),
+        atom.GetTotalNumHs(),
+        atom.GetNumRadicalElectrons(),
+        atom.GetHybridization(),
+        atom.GetIsAromatic(),
+        atom.IsInRing(),
+    )
+    vector = _ATOM_VECTORS.get(kind)
+    if vector is None:
+        vector = _ATOM_VECTORS[kind] = atom_to_feature_vector(atom)
+    return vector
+
+
+def _bond_vector(bond: Chem.Bond) -> list[int]:
+    kind = (bond.GetBondType(), bond.GetStereo(), bond.GetIsConjugated())
+    vector = _BOND_VECTORS.get(kind)
+    if vector is None:
         try:
-            bond_attr.append(bond_to_feature_vector(bond))
+            vector = _BOND_VECTORS[kind] = bond_to_feature_vector(bond)
         except ValueError:
             raise BadSmilesError(f"unknown bond stereo {bond.GetStereo()}") from None
-    return Graph(x, bonds, bond_attr)
+    return vector
 
 
 def directed(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from urllib.error import HTTPError
 
 from tqdm import tqdm
 
@@ -144,6 +145,8 @@ def _reach(facts: OgbSet) -> HTTPResponse:
         try:
             answer.put(urllib.request.urlopen(facts.url, timeout=REACH))
         except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError):
+                error.close()
             answer.put(error)
 
     threading.Thread(target=ask, daemon=True).start()

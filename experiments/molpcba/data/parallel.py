@@ -30,8 +30,9 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) ->
     """Yield `function(item)` in the order of `items`, worked out in `workers` processes.
 
     `workers=0` works in this process: for little work, where starting processes costs more.
-    Processes are spawned, not forked: the caller may hold threads (torch, Lightning) that a fork
-    would leave in an undefined state. `function` has to be importable and its results picklable.
+    Processes are forked off a clean server process, not off this one: the caller may hold threads
+    (torch, Lightning) that a fork would leave in an undefined state. The server imports the main
+    module once, for all workers. `function` has to be importable and its results picklable.
 
     Raises:
         DataError: when a worker dies, most often because the machine is out of memory.
@@ -39,9 +40,9 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) ->
     if workers == 0:
         yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_tie_to_parent
-    )
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    pool = ProcessPoolExecutor(workers, context, initializer=_tie_to_parent)
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:

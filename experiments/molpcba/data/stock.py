@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import gzip
 import hashlib
+import io
 import shutil
 import sys
 import warnings
+import zlib
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +33,9 @@ LARGE = 20_000
 It makes one Python object a molecule: several GB for ogbg-molpcba, which only the end of the
 process gives back.
 """
+
+_UNREADABLE = (RuntimeError, ValueError, LookupError, EOFError, zlib.error, gzip.BadGzipFile)
+"""What the stock class raises on damaged raw files."""
 
 
 class Packing(NamedTuple):
@@ -53,8 +60,8 @@ def pack_layout(folder: Path, num_tasks: int, num_graphs: int) -> Packing:
         DataError: when the folder does not hold what the layout promises.
         OSError: when writing fails.
     """
-    jobs = [(folder, num_tasks)]
-    (packing,) = ordered_map(_pack_layout, jobs, workers=1 if num_graphs >= LARGE else 0)
+    large = num_graphs >= LARGE
+    (packing,) = ordered_map(_pack_layout, [(folder, num_tasks, large)], workers=int(large))
     return packing
 
 
@@ -65,17 +72,20 @@ def read_split(folder: Path, split: str) -> dict[str, Tensor]:
     return stock.get_idx_split(split)
 
 
-def _pack_layout(job: tuple[Path, int]) -> Packing:
-    folder, num_tasks = job
+def _pack_layout(job: tuple[Path, int, bool]) -> Packing:
+    folder, num_tasks, large = job
     shutil.rmtree(folder / "processed", ignore_errors=True)
-    graphs = pack(_read_stock(folder, num_tasks))
+    graphs = pack(_read_stock(folder, num_tasks, large))
     _check(graphs, num_tasks)
-    graphs.save(folder / PACKED)
+    try:
+        graphs.save(folder / PACKED)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, "the disk is full or failing") from error
     shutil.rmtree(folder / "processed")
     return Packing(len(graphs), content_hash(graphs))
 
 
-def _read_stock(folder: Path, num_tasks: int) -> PygGraphPropPredDataset:
+def _read_stock(folder: Path, num_tasks: int, large: bool) -> PygGraphPropPredDataset:
     meta = {
         "dir_path": str(folder),
         "version": "1",
@@ -93,11 +103,28 @@ def _read_stock(folder: Path, num_tasks: int) -> PygGraphPropPredDataset:
         "additional node files": "None",
         "additional edge files": "None",
     }
-    # Its progress goes to standard output; that belongs to the caller's results.
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    # It reports on both streams: worth seeing when it takes minutes, noise when it takes none.
+    told = sys.stderr if large else io.StringIO()
+    with redirect_stdout(told), redirect_stderr(told), warnings.catch_warnings():
         # pandas 3 hands out read-only arrays; the tensors over them are only read.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return PygGraphPropPredDataset(folder.name, meta_dict=meta)
+        try:
+            return PygGraphPropPredDataset(folder.name, meta_dict=meta)
+        except _UNREADABLE as error:
+            if _is_write_failure(error):
+                raise OSError(errno.EIO, "the disk is full or failing") from error
+            message = f"ogb cannot read the raw files ({_first_line(error)})"
+            raise DataError(f"{message}; get the data set afresh") from error
+
+
+def _is_write_failure(error: Exception) -> bool:
+    """Whether `torch.save` failed: it says so with a `RuntimeError` of its zip writer."""
+    told = str(error)
+    return isinstance(error, RuntimeError) and ("iostream" in told or "inline_container" in told)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def pack(dataset: PygGraphPropPredDataset) -> PackedGraphs:
