@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pyg_ea.checks import positive_integer
 from pyg_ea.energy import Energy
 from pyg_ea.solver import NesterovSolver, Solution
 
@@ -68,7 +69,7 @@ class Truncated:
     last: int
 
     def __post_init__(self) -> None:
-        _check_positive("last", self.last)
+        positive_integer("last", self.last)
 
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         """See :meth:`Adjoint.solve`."""
@@ -125,7 +126,7 @@ class Implicit:
     report: ImplicitReport = field(default_factory=ImplicitReport, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_positive("max_iterations", self.max_iterations)
+        positive_integer("max_iterations", self.max_iterations)
         if not self.damping >= 0:
             raise ValueError(f"damping must be 0 or more, got {self.damping}")
 
@@ -191,8 +192,3 @@ def _conjugate_gradients(
     norm = v.square().sum(dim=1)
     residual = torch.where(norm > 0, rr / norm, 0.0).sqrt()
     return u, residual, indefinite
-
-
-def _check_positive(name: str, value: int) -> None:
-    if not (isinstance(value, int) and value >= 1):
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")

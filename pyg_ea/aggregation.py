@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.inits import reset
 
 from pyg_ea.adjoints import Adjoint, Unrolled
+from pyg_ea.checks import positive_integer
 from pyg_ea.energy import Energy, L2Prior, Scaling, log_scaling
 from pyg_ea.potentials import ResNetPotential, bind
 from pyg_ea.segments import Segments, state_dtype
 from pyg_ea.solver import NesterovSolver, Solution
 
 T = TypeVar("T")
+_LIBRARIES = ("pyg_ea.", "torch.", "torch_geometric.")
 
 
 class DivergenceWarning(UserWarning):
@@ -86,11 +89,11 @@ class EAAggregation(Aggregation):
         super().__init__()
         hidden_channels = out_channels if hidden_channels is None else hidden_channels
         eval_steps = steps if eval_steps is None else eval_steps
-        self.in_channels = _positive("in_channels", in_channels)
-        self.out_channels = _positive("out_channels", out_channels)
-        self.hidden_channels = _positive("hidden_channels", hidden_channels)
-        self.steps = _positive("steps", steps)
-        self.eval_steps = _positive("eval_steps", eval_steps)
+        self.in_channels = positive_integer("in_channels", in_channels)
+        self.out_channels = positive_integer("out_channels", out_channels)
+        self.hidden_channels = positive_integer("hidden_channels", hidden_channels)
+        self.steps = positive_integer("steps", steps)
+        self.eval_steps = positive_integer("eval_steps", eval_steps)
         if potential is None:
             potential = ResNetPotential(in_channels, out_channels, hidden_channels)
         self.potential = potential
@@ -287,9 +290,17 @@ def _with_divergence(solution: Solution, energy: Energy, start: Tensor) -> Solut
             "(see .solution.diverged): lower the step size, "
             "solver=NesterovSolver(lr=...), or set its clip",
             DivergenceWarning,
-            stacklevel=2,
+            stacklevel=_user_level(),
         )
     return solution._replace(diverged=diverged)
+
+
+def _user_level() -> int:
+    """The ``stacklevel`` for the caller's warning that points at the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_LIBRARIES):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _outside_inference_mode(
@@ -300,14 +311,6 @@ def _outside_inference_mode(
         return function(x, segments)
     with torch.inference_mode(False), torch.no_grad():
         return function(x.clone(), Segments(segments.index.clone(), segments.num_segments))
-
-
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
 
 
 def _check_elements(x: Tensor, dim: int, channels: int, potential: nn.Module) -> None:
@@ -357,6 +360,8 @@ def _segments(
         )
     if dim_size is None:
         dim_size = int(index.max()) + 1 if size else 0
+    if dim_size < 0:
+        raise ValueError(f"dim_size, the number of segments, must be 0 or more, got {dim_size}")
     if size and not torch.compiler.is_compiling():
         low, high = (int(v) for v in index.aminmax())
         if low < 0 or high >= dim_size:

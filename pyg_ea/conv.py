@@ -13,6 +13,7 @@ from torch_geometric.utils import degree
 
 from pyg_ea.adjoints import Adjoint
 from pyg_ea.aggregation import EAAggregation
+from pyg_ea.checks import positive_integer
 from pyg_ea.energy import Scaling, log_scaling
 from pyg_ea.solver import NesterovSolver
 
@@ -164,6 +165,10 @@ class EAConv(MessagePassing):
         adjoint: Adjoint | None = None,
         scaling: Scaling = log_scaling,
     ) -> None:
+        positive_integer("in_channels", in_channels)
+        positive_integer("out_channels", out_channels)
+        if edge_dim is not None:
+            positive_integer("edge_dim", edge_dim)
         around = _form(form, in_channels, out_channels)
         super().__init__(
             aggr=EAAggregation(

@@ -17,7 +17,7 @@ THIRD_PARTY = {"torch", "torch_geometric"}
 
 # From below to above; a module imports from lower levels, or from its own package's own files.
 LEVELS = [
-    {"transforms"},
+    {"checks", "transforms"},
     {"segments"},
     {"potentials", "solver"},
     {"energy"},

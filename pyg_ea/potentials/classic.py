@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyg_ea.checks import positive_integer
 from pyg_ea.potentials.base import Potential
 
 
@@ -17,6 +18,7 @@ class MeanPotential(Potential):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """``[N, D], [N, D] -> [N]``."""
+        _check_sizes(self, x, y)
         return (x - y).square().sum(dim=-1)
 
 
@@ -39,6 +41,7 @@ class SumPotential(Potential):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """``[N, D], [N, D] -> [N]``."""
+        _check_sizes(self, x, y)
         return -2 * self.weight * (x * y).sum(dim=-1)
 
 
@@ -73,6 +76,7 @@ class QuantilePotential(Potential):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """``[N, D], [N, D] -> [N]``."""
+        _check_sizes(self, x, y)
         u = x - y
         huber = nn.functional.huber_loss(x, y, reduction="none", delta=self.smoothing)
         return ((self.quantile - 0.5) * u + huber / (2 * self.smoothing)).sum(dim=-1)
@@ -95,9 +99,7 @@ class MaxPotential(QuantilePotential):
     """
 
     def __init__(self, max_count: int, smoothing: float = 0.01) -> None:
-        if max_count < 1:
-            raise ValueError(f"max_count must be at least 1, got {max_count}")
-        super().__init__(1 - 0.5 / max_count, smoothing)
+        super().__init__(1 - 0.5 / positive_integer("max_count", max_count), smoothing)
 
 
 class AttentionPotential(Potential):
@@ -122,7 +124,7 @@ class AttentionPotential(Potential):
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
-        self.in_channels = in_channels
+        self.in_channels = positive_integer("in_channels", in_channels)
         self.query = nn.Parameter(torch.empty(in_channels))
         self.reset_parameters()
 
@@ -132,6 +134,7 @@ class AttentionPotential(Potential):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """``[N, D], [N, D+1] -> [N]``."""
+        _check_sizes(self, x, y, extra=1)
         weight = torch.exp(x @ self.query)  # [N]
         y_r, y_s = y[..., :-1], y[..., -1]
         return weight * (x - y_r).square().sum(dim=-1) + (y_s - weight).square()
@@ -139,3 +142,12 @@ class AttentionPotential(Potential):
     def extra_repr(self) -> str:
         """Sizes, for ``repr``."""
         return f"{self.in_channels}"
+
+
+def _check_sizes(potential: Potential, x: Tensor, y: Tensor, extra: int = 0) -> None:
+    if y.shape[-1] != x.shape[-1] + extra:
+        raise ValueError(
+            f"{type(potential).__name__} needs out_channels = in_channels"
+            + (f" + {extra}" if extra else "")
+            + f", got in_channels={x.shape[-1]} and out_channels={y.shape[-1]}"
+        )
