@@ -19,6 +19,7 @@ def measure(plan: Plan, recorder: Recorder) -> None:
         size = plan.size(workload)
         timers = {c.name: LayerTimer(c, size, plan.clock) for c in contestants}
         _measure_workload(size, timers, recorder)
+        recorder.write()
 
 
 def _takes_part(contestant: Contestant, workload: Workload) -> bool:

@@ -43,7 +43,7 @@ def peak(contestant: Contestant, workload: Workload, training: bool) -> int:
     Layer and input, which are there before, do not count; the gradients do.
     """
     layer = contestant.layer(workload.channels, workload.steps).train(training)
-    small = workload.warm_up()
+    small = workload if contestant.compiled else workload.warm_up()
     x, index = small.data()
     backward(contestant.forward(layer, x, index, small.segments))  # compiles, where it must
     layer.zero_grad(set_to_none=True)

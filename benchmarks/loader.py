@@ -1,0 +1,93 @@
+"""Batches a second: packed graphs against PyG's `DataLoader` on the same molecules.
+
+`python -m benchmarks.loader --data embedded` or `--csv FILE`. PyG's loader gets its best case: a
+plain list of `Data` in memory, no worker processes. Both shuffle. The two take turns, so that
+other load on the machine meets both; the medians over `--rounds` are printed and written as CSV.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+from torch_geometric.loader import DataLoader
+
+from experiments.molpcba.data import DataError, GraphLoader, MoleculeData, load
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m benchmarks.loader", description=__doc__)
+    parser.add_argument("--data", default="embedded", help="auto, ogb or embedded")
+    parser.add_argument("--csv", type=Path | None, default=None, help="a CSV file, as data auto")
+    parser.add_argument("--root", type=Path, default=Path("dataset"), help="folder of the data")
+    parser.add_argument("--batch-sizes", type=list[PositiveInt], default=[32, 256, 1024])
+    parser.add_argument("--graphs", type=PositiveInt, default=20_000, help="molecules at most")
+    parser.add_argument("--batches", type=PositiveInt, default=50, help="batches at most a round")
+    parser.add_argument("--rounds", type=PositiveInt, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/loader.csv"))
+    return parser
+
+
+def batches_per_second(loader: Iterable, number: int) -> float:
+    """Rate over the first `number` batches of one pass (fewer when the pass is shorter)."""
+    start, count = time.perf_counter(), 0
+    for _ in islice(loader, number):
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def measure(
+    data: MoleculeData, batch_sizes: Sequence[int], graphs: int, batches: int, rounds: int
+) -> pd.DataFrame:
+    """One row a batch size: median rate of each loader and how many times faster packed is."""
+    index = torch.randperm(len(data.graphs), generator=torch.Generator().manual_seed(0))[:graphs]
+    singles = data.graphs.batch(index).to_data_list()
+    rows = []
+    for batch_size in batch_sizes:
+        loaders = {
+            "packed": GraphLoader(data.graphs, index, batch_size, shuffle=True),
+            "pyg": DataLoader(singles, batch_size, shuffle=True),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in loaders}
+        for _ in range(rounds):
+            for name, loader in loaders.items():
+                rates[name].append(batches_per_second(loader, batches))
+        packed, pyg = (statistics.median(rates[name]) for name in loaders)
+        rows.append(
+            {
+                "data": data.name,
+                "graphs": len(singles),
+                "batch_size": batch_size,
+                "packed_batches_per_s": packed,
+                "pyg_batches_per_s": pyg,
+                "ratio": packed / pyg,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table and write it to `--out`."""
+    options = _parser().parse_args(arguments)
+    try:
+        data = load("auto" if options.csv else options.data, root=options.root, csv=options.csv)
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    print(data.source)
+    table = measure(data, options.batch_sizes, options.graphs, options.batches, options.rounds)
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.out, index=False)
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
