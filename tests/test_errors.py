@@ -127,7 +127,6 @@ def test_sizes_and_steps_are_positive_integers(module, name, value, error) -> No
         (lambda: QuantilePotential(0.5, smoothing=0.0), ["smoothing", "0.0"]),
         (lambda: MaxPotential(0), ["max_count", "0"]),
         (lambda: Truncated(0), ["last", "0"]),
-        (lambda: Truncated(1.5), ["last", "1.5"]),
         (lambda: Implicit(damping=-1.0), ["damping", "-1.0"]),
         (lambda: Implicit(max_iterations=0), ["max_iterations", "0"]),
         (lambda: EAConv(4, 4, form="gat"), ["form", "'gat'", "gcn", "gin"]),
@@ -137,6 +136,11 @@ def test_arguments_out_of_range(build, words) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is checked below)
         build()
     check_message(caught.value, *words)
+
+
+def test_truncated_counts_whole_steps() -> None:
+    with pytest.raises(TypeError, match="last must be an integer, got 1.5"):
+        Truncated(1.5)
 
 
 class Returns(nn.Module):
