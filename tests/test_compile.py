@@ -1,0 +1,106 @@
+"""torch.compile: the same results, one graph, and eager where there is no compiler."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from pyg_ea import Checkpointed, EAAggregation, MeanPotential, NoPrior, Truncated, Unrolled
+
+CHANNELS = 8
+TOLERANCE = 1e-10  # float64: fused operations round differently
+SIZES = [(30, 4), (47, 6), (21, 9)]  # N, S
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler"
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def make(adjoint: object, steps: int = 3) -> EAAggregation:
+    torch.manual_seed(0)
+    return EAAggregation(CHANNELS, CHANNELS, steps=steps, adjoint=adjoint).double()
+
+
+def batch(elements: int, segments: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(elements)
+    x = torch.randn(elements, CHANNELS, dtype=torch.float64, generator=generator)
+    return x.requires_grad_(), torch.randint(segments, (elements,), generator=generator)
+
+
+def step(layer, x: Tensor, index: Tensor, segments: int, parameters) -> list[Tensor]:
+    y = layer(x, index, dim_size=segments)
+    return [y, *torch.autograd.grad(y.square().sum(), [x, *parameters])]
+
+
+def check_equal(compiled, eager: EAAggregation, sizes=SIZES) -> None:
+    """Compiled and eager agree on every size, gradients of x and of all parameters included."""
+    parameters = list(eager.parameters())
+    for elements, segments in sizes:
+        x, index = batch(elements, segments)
+        expected = step(eager, x, index, segments, parameters)
+        assert all(g.abs().max() > 0 for g in expected)
+        got = step(compiled, x, index, segments, list(compiled.parameters()))
+        for mine, theirs in zip(got, expected, strict=True):
+            atol = TOLERANCE * max(1.0, float(theirs.abs().max()))
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=atol)
+
+
+@needs_compiler
+def test_compiled_in_place_equals_eager_for_every_adjoint() -> None:
+    """One inductor graph for all sizes, numbers of steps and these adjoints."""
+    compiled = make(Unrolled())
+    compiled.compile(fullgraph=True)
+    for adjoint in (Unrolled(), Checkpointed(), Unrolled()):
+        for steps in (2, 3):
+            compiled.adjoint, compiled.steps = adjoint, steps
+            check_equal(compiled, make(adjoint, steps))
+    assert counters["stats"]["unique_graphs"] == 1
+
+    x, index = batch(33, 5)
+    expected = make(Unrolled())
+    with torch.no_grad():  # another graph: nothing is kept for backward
+        torch.testing.assert_close(
+            compiled(x, index, dim_size=5), expected(x, index, dim_size=5), rtol=0, atol=TOLERANCE
+        )
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.parametrize("adjoint", [Unrolled(), Truncated(1), Checkpointed()], ids=type)
+def test_the_whole_layer_is_one_graph_for_all_batch_sizes(adjoint) -> None:
+    """Traced through dynamo and autograd without code generation, which adds nothing here."""
+    eager = make(adjoint, steps=2)
+    compiled = torch.compile(eager, backend="aot_eager", fullgraph=True, dynamic=True)
+    check_equal(compiled, eager)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def test_without_a_compiler_it_says_so_once_and_runs_uncompiled(monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, *rest: None)
+    layer = make(Unrolled())
+    with pytest.warns(UserWarning, match="uncompiled: no C\\+\\+ compiler found") as caught:
+        layer.compile()
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    check_equal(layer, make(Unrolled()), SIZES[:1])
+    assert not counters["stats"]["unique_graphs"]
+
+
+def test_a_potential_without_closed_form_runs_uncompiled() -> None:
+    layer = EAAggregation(CHANNELS, CHANNELS, potential=MeanPotential(), prior=NoPrior())
+    with pytest.warns(UserWarning, match="MeanPotential has no closed-form gradient"):
+        layer.compile()
+    layer(torch.randn(5, CHANNELS))
+    assert not counters["stats"]["unique_graphs"]
