@@ -13,12 +13,17 @@ from experiments.molpcba.data import DataError
 from experiments.molpcba.errors import Interrupted, UserError
 from experiments.molpcba.run import run
 from experiments.molpcba.runs import RunFolder
+from experiments.molpcba.seeds import run_seeds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 2 for a user's mistake, 128 + signal."""
     try:
-        run(configuration(sys.argv[1:] if argv is None else argv))
+        config = configuration(sys.argv[1:] if argv is None else argv)
+        if config.seeds > 1:
+            run_seeds(config)
+        else:
+            run(config)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -34,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def configuration(argv: Sequence[str]) -> Config:
     """The settings; with ``--resume --name NAME`` those of the run are the defaults."""
     config = parse(argv)
-    if config.resume and config.name is not None:
+    if config.resume and config.name is not None and config.seeds == 1:
         saved = RunFolder(Path(config.runs_dir) / config.name).read_config()
         config = parse(argv, saved | {"runs_dir": config.runs_dir})
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -95,5 +96,11 @@ def _without_none(hint: Any) -> Any:
 
 
 def _one_line(message: str) -> str:
-    text = " ".join(message.replace("typing.Literal", "one of ").split())
-    return text.removeprefix("error: ") + "; see --help"
+    """jsonargparse's message without its Python types."""
+    text = " ".join(message.split())
+    typed = re.search(r'Parser key "(\w+)": Expected a (.+?)\. Got value: (.*)', text)
+    if typed is None:
+        return text + "; see --help"
+    name, kind, value = typed.groups()
+    kind = re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.Literal", "one of ")
+    return f"{flag(name)} must be {kind}, got {value}; see --help"

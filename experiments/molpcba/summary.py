@@ -1,0 +1,151 @@
+"""``python -m experiments.molpcba.summary runs/*``: runs of one task side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments.molpcba.config import Config
+from experiments.molpcba.errors import UserError
+from experiments.molpcba.evaluation import TITLES
+from experiments.molpcba.presets import default_name
+from experiments.molpcba.runs import RunFolder, read_results, write_text
+from experiments.molpcba.seeds import mean_and_deviation
+
+
+def summarise(paths: Sequence[Path], out: Path) -> pd.DataFrame:
+    """A row for each kind of run (seeds pooled); written to ``out`` as CSV, Markdown and picture.
+
+    Runs are pooled when they differ in nothing but the seed and where they are stored.
+
+    Raises:
+        UserError: when there is no finished run, or when runs are of different data.
+    """
+    folders = [RunFolder(path) for path in paths if (path / "results.json").exists()]
+    runs = [(f, read_results(f.results)) for f in folders]
+    runs = [(f, r) for f, r in runs if r["status"] == "finished"]
+    if not runs:
+        raise UserError("no finished run among the folders given; expected runs/NAME folders")
+    _check_one_task([r for _, r in runs])
+    kinds: dict[str, list[tuple[RunFolder, dict[str, Any]]]] = {}
+    for folder, result in runs:
+        kinds.setdefault(kind(result), []).append((folder, result))
+    rows = pd.DataFrame([_row(members) for members in kinds.values()])
+    rows = rows.sort_values("test_mean", ascending=False, ignore_index=True)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "summary.csv", rows.to_csv(index=False))
+    write_text(out / "summary.md", markdown(rows, runs[0][1]))
+    figure(kinds, runs[0][1]).savefig(out / "summary.png", dpi=130)
+    return rows
+
+
+def kind(result: dict[str, Any]) -> str:
+    """What runs to be pooled have in common: all settings but seed and places."""
+    free = {"seed", "seeds", "name", "runs_dir", "root", "csv", "resume", "split_seed", "compile"}
+    return str(sorted((k, v) for k, v in result["config"].items() if k not in free))
+
+
+def _check_one_task(results: Sequence[dict[str, Any]]) -> None:
+    prints = {r["data"]["fingerprint"]: r for r in results}
+    if len(prints) > 1:
+        listed = "; ".join(
+            f"{r['name']} is of {r['data']['name']} ({r['data']['split']} split, {key})"
+            for key, r in prints.items()
+        )
+        raise UserError(f"these runs are of different data and cannot be compared: {listed}")
+
+
+def label(result: dict[str, Any]) -> str:
+    """Model, readout and local aggregation in a few words."""
+    name = default_name(Config(**{**result["config"], "resume": False}), "")
+    return name.removeprefix("-").rsplit("-seed", 1)[0]
+
+
+def _row(members: Sequence[tuple[RunFolder, dict[str, Any]]]) -> dict[str, Any]:
+    results = [r for _, r in members]
+    table = pd.DataFrame(results)
+    return {
+        "run": label(results[0]),
+        "seeds": len(results),
+        "test": mean_and_deviation([r["test"] for r in results]),
+        "valid": mean_and_deviation([r["valid"] for r in results]),
+        "test_mean": table["test"].mean(),
+        "valid_mean": table["valid"].mean(),
+        "epochs": table["epochs"].mean(),
+        "minutes": round(table["seconds"].mean() / 60, 1),
+        "parameters": results[0]["parameters"],
+    }
+
+
+def markdown(rows: pd.DataFrame, result: dict[str, Any]) -> str:
+    """The table with its data set named above it."""
+    data, title = result["data"], TITLES[result["metric"]]
+    lines = [
+        f"{title} on {data['name']} ({data['split']} split, {data['molecules']['test']:,} test "
+        f"molecules, {data['tasks']} tasks; chance {result['chance']:.4f})",
+        "",
+        f"| run | seeds | test {title} | valid {title} | epochs | minutes | parameters |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.run} | {row.seeds} | {row.test} | {row.valid} | {row.epochs:.0f} "
+        f"| {row.minutes:.1f} | {row.parameters:,} |"
+        for row in rows.itertuples()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def figure(
+    kinds: dict[str, list[tuple[RunFolder, dict[str, Any]]]], result: dict[str, Any]
+) -> Figure:
+    """Valid score over epochs, a line for each kind (mean, and range over seeds); test scores."""
+    drawing = Figure(figsize=(10, 4), layout="constrained")
+    curves, points = drawing.subplots(1, 2, width_ratios=[3, 2])
+    title, column = TITLES[result["metric"]], f"valid_{result['metric']}"
+    for i, members in enumerate(kinds.values()):
+        tables = [pd.read_csv(folder.metrics).set_index("epoch")[column] for folder, _ in members]
+        scores = pd.concat(tables, axis=1)
+        name = label(members[0][1])
+        curves.plot(scores.index, scores.mean(axis=1), color=f"C{i}", label=name)
+        curves.fill_between(
+            scores.index, scores.min(axis=1), scores.max(axis=1), color=f"C{i}", alpha=0.2, lw=0
+        )
+        tests = [r["test"] for _, r in members]
+        points.plot(tests, [i] * len(tests), "o", color=f"C{i}", alpha=0.7)
+        points.plot(sum(tests) / len(tests), i, "|", color="k", markersize=18)
+    curves.set(xlabel="epoch", title=f"valid {title} (mean and range over seeds)")
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+    curves.legend(fontsize=8)
+    points.set(title=f"test {title} at the best-valid epoch (bar: mean)", ylim=(len(kinds), -1))
+    points.set_yticks(range(len(kinds)), [label(members[0][1]) for members in kinds.values()])
+    for axes in (curves, points):
+        axes.grid(alpha=0.25)
+    data = result["data"]
+    drawing.suptitle(f"data: {data['name']}, {data['split']} split", fontsize=9)
+    return drawing
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.molpcba.summary")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--out", type=Path, default=Path("runs/summary"), help="where to write")
+    arguments = parser.parse_args(argv)
+    try:
+        summarise(arguments.runs, arguments.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print((arguments.out / "summary.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

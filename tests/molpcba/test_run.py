@@ -1,0 +1,268 @@
+"""Whole runs through the command line: records, interruption, resumption, mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import lightning as L
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from experiments.molpcba.__main__ import main
+from experiments.molpcba.cli import parse
+from experiments.molpcba.figures import plot_run
+from experiments.molpcba.runs import RunFolder
+from experiments.molpcba.training import MoleculeTraining
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated")
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "runs" / "run")
+
+
+def metrics(folder: RunFolder) -> pd.DataFrame:
+    return pd.read_csv(folder.metrics).drop(columns="seconds")
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return torch.load(folder.best, weights_only=True)["state_dict"]
+
+
+def assert_same_run(one: RunFolder, other: RunFolder) -> None:
+    """Every recorded figure and the best weights are equal, bit for bit."""
+    pd.testing.assert_frame_equal(metrics(one), metrics(other), check_exact=True)
+    for name, value in weights(one).items():
+        assert torch.equal(value, weights(other)[name]), name
+    outcomes = [json.loads(f.results.read_text()) for f in (one, other)]
+    for key in ("status", "best_epoch", "valid", "test"):
+        assert outcomes[0][key] == outcomes[1][key], key
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
+    """Sends the signal to this process in training step number ``step``."""
+    original = MoleculeTraining.training_step
+
+    def training_step(self, batch, index):
+        if self.global_step == step:
+            os.kill(os.getpid(), number)
+        return original(self, batch, index)
+
+    monkeypatch.setattr(MoleculeTraining, "training_step", training_step)
+
+
+def test_a_run_leaves_its_records(command, run_folder, tiny_data, capsys):
+    assert command() == 0
+    results = json.loads(run_folder.results.read_text())
+    rows = pd.read_csv(run_folder.metrics)
+    assert len(rows) == results["epochs"] == 4
+    assert results["status"] == "finished"
+    best = rows["valid_ap"].idxmax()
+    assert results["best_epoch"] == best
+    assert results["valid"] == pytest.approx(rows["valid_ap"][best], abs=1e-12)
+    assert 0 <= results["test"] <= 1
+    assert results["data"]["fingerprint"] == tiny_data.fingerprint
+    assert results["data"]["name"] == "tiny"
+    assert results["versions"]["torch"] == torch.__version__
+    assert {f.name for f in run_folder.path.iterdir()} == {
+        "checkpoints", "config.yaml", "metrics.csv", "results.json", "tensorboard",
+    }  # fmt: skip
+    out = capsys.readouterr().out
+    assert f"test {results['test']:.4f}" in out
+    assert "tiny" in out
+
+
+def test_the_saved_configuration_repeats_the_run(command, run_folder, tmp_path):
+    assert command() == 0
+    assert command("--config", str(run_folder.config), "--name", "again") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "again"))
+
+
+def test_test_score_is_that_of_the_best_checkpoint(command, run_folder, tiny_data):
+    assert command() == 0
+    config = parse(["--config", str(run_folder.config)])
+    module = MoleculeTraining(config, tiny_data)
+    module.load_state_dict(weights(run_folder))
+    batch = tiny_data.graphs.batch(tiny_data.splits["test"])
+    with torch.no_grad():
+        score = module.metric(batch.y, module.eval()(batch))
+    assert json.loads(run_folder.results.read_text())["test"] == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    command, run_folder, tmp_path, monkeypatch, capsys, number
+):
+    assert command("--name", "whole", "--dropout", "0.3") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=12, number=number)
+        assert command("--dropout", "0.3") == 128 + number
+    assert "--resume" in capsys.readouterr().err
+    results = json.loads(run_folder.results.read_text())
+    assert (results["status"], results["epochs"]) == ("interrupted", 2)
+    assert results["test"] is not None
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    assert command("--dropout", "0.3", "--resume") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
+def test_interrupted_before_the_first_epoch_ends(command, run_folder, tmp_path, monkeypatch):
+    assert command("--name", "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=2)
+        assert command() == 130
+    assert json.loads(run_folder.results.read_text())["valid"] is None
+    assert command("--resume") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
+def test_resume_by_name_needs_no_other_flags(command, tiny_flags, run_folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=6)
+        assert command() == 130
+    where = ["--name", "run", "--runs-dir", tiny_flags[tiny_flags.index("--runs-dir") + 1]]
+    assert main([*where, "--resume"]) == 0
+    assert len(metrics(run_folder)) == 4
+
+
+def test_a_finished_run_goes_on_with_more_epochs(command, run_folder, tmp_path):
+    constant = ("--schedule", "constant")
+    assert command(*constant, "--name", "whole", "--epochs", "6") == 0
+    assert command(*constant) == 0
+    assert command(*constant, "--resume", "--epochs", "6") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
+def test_weight_average_resumes_too(command, run_folder, tmp_path, monkeypatch):
+    assert command("--ema", "0.9", "--name", "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=12)
+        assert command("--ema", "0.9") == 130
+    assert command("--ema", "0.9", "--resume") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
+def test_patience_ends_the_run(command, run_folder):
+    assert command("--lr", "1e-9", "--epochs", "50", "--patience", "2", "--dropout", "0") == 0
+    results = json.loads(run_folder.results.read_text())
+    assert results["epochs"] < 50
+    assert results["epochs"] - 1 - results["best_epoch"] == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage"])
+def test_a_damaged_checkpoint_costs_one_epoch(
+    command, run_folder, tmp_path, monkeypatch, capsys, damage
+):
+    assert command("--name", "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=12)
+        assert command() == 130
+    content = run_folder.last.read_bytes()
+    run_folder.last.write_bytes(content[:1000] if damage == "truncated" else b"x" * len(content))
+    assert command("--resume") == 0
+    assert "last.ckpt is damaged" in capsys.readouterr().out
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+    run_folder.last.write_bytes(b"")
+    run_folder.previous.write_bytes(b"")
+    assert command("--resume") == 2
+    assert "no checkpoint in" in capsys.readouterr().err
+
+
+def fails(command, capsys, *flags: str) -> str:
+    """The one line of a user's mistake."""
+    capsys.readouterr()
+    assert command(*flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    return error.splitlines()[-1]
+
+
+def test_mistakes_leave_nothing_behind(command, tmp_path, capsys):
+    assert "--steps must be 1 or more" in fails(command, capsys, "--steps", "0")
+    assert "--bogus" in fails(command, capsys, "--bogus")
+    assert "gone.csv" in fails(command, capsys, "--csv", "gone.csv")
+    assert "holds no run to resume" in fails(command, capsys, "--resume")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_runs_folder_that_cannot_be_written(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    message = fails(command, capsys, "--runs-dir", str(tmp_path / "file" / "runs"))
+    assert "choose another --runs-dir" in message
+
+
+def test_a_name_that_is_taken(command, capsys):
+    assert command() == 0
+    message = fails(command, capsys)
+    assert "already holds a finished run" in message
+    assert "--resume" in message
+    assert "--name" in message
+
+
+def test_resuming_with_other_settings_or_data(command, tiny_csv, tmp_path, capsys):
+    assert command() == 0
+    message = fails(command, capsys, "--resume", "--lr", "0.5")
+    assert "was started with --lr 0.01, not 0.5" in message
+    shorter = tmp_path / tiny_csv.name
+    shorter.write_text("\n".join(tiny_csv.read_text().splitlines()[:-5]) + "\n")
+    message = fails(command, capsys, "--resume", "--csv", str(shorter))
+    assert "fingerprint" in message
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(command, run_folder, capsys):
+    message = fails(command, capsys, "--lr", "1e18", "--readout", "sum", "--epochs", "9")
+    assert "not finite" in message
+    assert "--lr" in message
+
+
+def test_out_of_memory_names_the_flags(command, monkeypatch, capsys):
+    def training_step(self, batch, index):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(MoleculeTraining, "training_step", training_step)
+    message = fails(command, capsys)
+    assert "--batch-size 16" in message
+    assert "--adjoint checkpointed" in message
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(command, run_folder, tmp_path, monkeypatch, capsys):
+    assert command("--name", "whole") == 0
+    original_save = L.Trainer.save_checkpoint
+
+    def save_checkpoint(self, path, **kwargs):
+        if self.current_epoch == 2:
+            raise OSError(28, "No space left on device")
+        original_save(self, path, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(L.Trainer, "save_checkpoint", save_checkpoint)
+        assert "No space left" in fails(command, capsys)
+    assert command("--resume") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
+def test_divergence_is_told_once(command, run_folder, capsys):
+    assert command("--inner-lr", "30", "--inner-gtol", "0", "--epochs", "3") == 0
+    out = capsys.readouterr().out
+    assert out.count("the inner loop of readout diverged") == 1
+    assert (pd.read_csv(run_folder.metrics)["readout_diverged"] > 0).all()
+
+
+def test_figures_come_from_the_records_alone(command, run_folder):
+    assert command("--local", "ea") == 0
+    names = {path.name for path in plot_run(run_folder.path)}
+    assert names == {"learning.png", "inner_parameters.png", "inner_loop.png"}
+    assert all((run_folder.path / name).stat().st_size > 10_000 for name in names)
+
+
+def test_config_file_is_readable_yaml(command, run_folder):
+    assert command() == 0
+    saved = yaml.safe_load(run_folder.config.read_text())
+    assert (saved["steps"], saved["eval_steps"], saved["width"]) == (3, 3, 16)
