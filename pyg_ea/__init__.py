@@ -8,8 +8,9 @@ from pyg_ea.adjoints import (
     Truncated,
     Unrolled,
 )
-from pyg_ea.aggregation import Diagnostics, DivergenceWarning, EAAggregation
+from pyg_ea.aggregation import EAAggregation
 from pyg_ea.conv import EAConv, GCNForm, GINForm
+from pyg_ea.diagnostics import Diagnostics, DivergenceWarning
 from pyg_ea.energy import (
     Energy,
     L2Prior,

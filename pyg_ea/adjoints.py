@@ -139,7 +139,12 @@ class Implicit:
         gradient = energy.gradient(minimiser)
         attached = gradient - gradient.detach()  # zero, and the way to the parameters
         unconverged = ~state.converged
-        attached.register_hook(lambda v: self._pull(v, gradient, minimiser, unconverged))
+        occupied = (energy.scale != 0)[:, None]  # y of an empty segment is the constant 0
+
+        def pull(v: Tensor) -> Tensor:
+            return self._pull(torch.where(occupied, v, 0.0), gradient, minimiser, unconverged)
+
+        attached.register_hook(pull)
         return state._replace(y=minimiser.detach() + attached)
 
     def _pull(self, v: Tensor, gradient: Tensor, y: Tensor, unconverged: Tensor) -> Tensor:

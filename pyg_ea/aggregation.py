@@ -7,7 +7,6 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +15,8 @@ from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.inits import reset
 
 from pyg_ea.adjoints import Adjoint, Unrolled
-from pyg_ea.checks import positive_integer
+from pyg_ea.checks import check_elements, checked_segments, positive_integer
+from pyg_ea.diagnostics import Diagnostics, DivergenceWarning
 from pyg_ea.energy import Energy, L2Prior, Scaling, log_scaling
 from pyg_ea.potentials import ResNetPotential, bind
 from pyg_ea.segments import Segments, state_dtype
@@ -24,10 +24,6 @@ from pyg_ea.solver import NesterovSolver, Solution
 
 T = TypeVar("T")
 _LIBRARIES = ("pyg_ea.", "torch.", "torch_geometric.")
-
-
-class DivergenceWarning(UserWarning):
-    """The inner loop of some segments diverged."""
 
 
 class EAAggregation(Aggregation):
@@ -222,10 +218,10 @@ class EAAggregation(Aggregation):
         self, x: Tensor, index: Tensor | None, ptr: Tensor | None, dim_size: int | None, dim: int
     ) -> tuple[Tensor, Segments, torch.Size, int]:
         """Checked elements ``[N, Dx]``, their segments, leading sizes and S of the result."""
-        _check_elements(x, dim, self.in_channels, self.potential)
+        check_elements(x, dim, self.in_channels, self.potential)
         x = x.movedim(dim, -2)
         leading = x.shape[:-2]
-        segments = _segments(x.shape[-2], index, ptr, dim_size, x.device)
+        segments = checked_segments(x.shape[-2], index, ptr, dim_size, x.device)
         tiled = segments.tiled(leading.numel())
         return x.reshape(-1, x.shape[-1]), tiled, leading, segments.num_segments
 
@@ -241,38 +237,6 @@ class EAAggregation(Aggregation):
             f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
             f"hidden_channels={self.hidden_channels}, steps={self.steps}, "
             f"eval_steps={self.eval_steps}, adjoint={self.adjoint})"
-        )
-
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """What the solver did, segment by segment (:meth:`EAAggregation.diagnose`); each ``[S]``."""
-
-    count: Tensor
-    """Number of elements."""
-    steps: Tensor
-    """Steps in which y moved."""
-    gradient_norm: Tensor
-    """Largest absolute entry of the energy's gradient at the result."""
-    energy_before: Tensor
-    """Energy at the start, y = 0."""
-    energy_after: Tensor
-    """Energy at the result."""
-    converged: Tensor
-    """Whether the last step's gradient, taken at the look-ahead, was below ``gtol``."""
-    diverged: Tensor
-    """Whether values are not finite or the energy rose."""
-
-    def __str__(self) -> str:
-        """A summary over segments: medians, and how many converged or diverged."""
-        if not len(self.count):
-            return "no segments"
-        size = len(self.count)
-        return (
-            f"{size} segments of {self.count.float().mean():.1f} elements on average: "
-            f"{int(self.converged.sum())} converged, {int(self.diverged.sum())} diverged; median "
-            f"steps {int(self.steps.median())}, gradient {self.gradient_norm.median():.2e}, "
-            f"energy {self.energy_before.median():.4g} -> {self.energy_after.median():.4g}"
         )
 
 
@@ -311,76 +275,3 @@ def _outside_inference_mode(
         return function(x, segments)
     with torch.inference_mode(False), torch.no_grad():
         return function(x.clone(), Segments(segments.index.clone(), segments.num_segments))
-
-
-def _check_elements(x: Tensor, dim: int, channels: int, potential: nn.Module) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}; call x.float()")
-    if x.dim() < 2 or dim % x.dim() == x.dim() - 1:
-        raise ValueError(
-            f"x must have at least two dimensions, the last holding the channels, and dim={dim} "
-            f"another one; got shape {list(x.shape)}"
-        )
-    if x.shape[-1] != channels:
-        raise ValueError(
-            f"x has {x.shape[-1]} channels (shape {list(x.shape)}), expected in_channels={channels}"
-        )
-    weight = next(potential.parameters(), x)
-    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise TypeError(
-            f"x is {x.dtype} but the layer's weights are {weight.dtype}: convert one of them, "
-            f"x.to({weight.dtype}) or layer.to({x.dtype}), or use torch.autocast"
-        )
-    if not torch.compiler.is_compiling() and not x.isfinite().all():
-        bad = int((~x.isfinite()).sum())
-        raise ValueError(f"x holds {bad} values that are NaN or infinite; clean it first")
-
-
-def _segments(
-    size: int,
-    index: Tensor | None,
-    ptr: Tensor | None,
-    dim_size: int | None,
-    device: torch.device,
-) -> Segments:
-    if ptr is not None:
-        _check_ptr(ptr, size)
-        segments = Segments.from_ptr(ptr)
-        if index is not None and not torch.equal(index, segments.index):
-            raise ValueError("index and ptr contradict each other; pass one of them")
-        return segments
-    if index is None:
-        index = torch.zeros(size, dtype=torch.long, device=device)
-    if index.dtype != torch.long:
-        raise TypeError(f"index must be int64, got {index.dtype}; call index.long()")
-    if index.shape != (size,):
-        raise ValueError(
-            f"index must have one entry for each of the {size} elements, shape [{size}], "
-            f"got {list(index.shape)}"
-        )
-    if dim_size is None:
-        dim_size = int(index.max()) + 1 if size else 0
-    if dim_size < 0:
-        raise ValueError(f"dim_size, the number of segments, must be 0 or more, got {dim_size}")
-    if size and not torch.compiler.is_compiling():
-        low, high = (int(v) for v in index.aminmax())
-        if low < 0 or high >= dim_size:
-            raise ValueError(
-                f"index must lie in [0, dim_size) = [0, {dim_size}), got values from {low} to "
-                f"{high}"
-            )
-    return Segments(index, dim_size)
-
-
-def _check_ptr(ptr: Tensor, size: int) -> None:
-    if ptr.dtype != torch.long:
-        raise TypeError(f"ptr must be int64, got {ptr.dtype}; call ptr.long()")
-    if ptr.dim() != 1 or not ptr.numel():
-        raise ValueError(f"ptr must be a vector of S + 1 boundaries, got shape {list(ptr.shape)}")
-    if torch.compiler.is_compiling():
-        return
-    if ptr[0] != 0 or ptr[-1] != size or (ptr[1:] < ptr[:-1]).any():
-        raise ValueError(
-            f"ptr must rise from 0 to the number of elements, {size}, got {ptr.tolist()[:8]}"
-            + ("..." if ptr.numel() > 8 else "")
-        )

@@ -17,8 +17,9 @@ THIRD_PARTY = {"torch", "torch_geometric"}
 
 # From below to above; a module imports from lower levels, or from its own package's own files.
 LEVELS = [
-    {"checks", "transforms"},
+    {"diagnostics", "transforms"},
     {"segments"},
+    {"checks"},
     {"potentials", "solver"},
     {"energy"},
     {"adjoints"},
