@@ -3,16 +3,18 @@
 `python -m benchmarks.loader --data embedded` or `--csv FILE`. PyG's loader gets its best case: a
 plain list of `Data` in memory, no worker processes. Both shuffle. The two take turns, so that
 other load on the machine meets both; the medians over `--rounds` are printed and written as CSV.
+`ratio` compares elapsed time, `cpu_ratio` processor time, which other load does not disturb.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -36,39 +38,47 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def batches_per_second(loader: Iterable, number: int) -> float:
-    """Rate over the first `number` batches of one pass (fewer when the pass is shorter)."""
-    start, count = time.perf_counter(), 0
+class Rate(NamedTuple):
+    """Batches a second of elapsed time, and milliseconds of processor time a batch."""
+
+    per_second: float
+    cpu_ms: float
+
+
+def rate(loader: Iterable, number: int) -> Rate:
+    """Over the first `number` batches of one pass (fewer when the pass is shorter)."""
+    start, cpu, count = time.perf_counter(), time.process_time(), 0
     for _ in islice(loader, number):
         count += 1
-    return count / (time.perf_counter() - start)
+    elapsed = time.perf_counter() - start
+    return Rate(count / elapsed, 1_000 * (time.process_time() - cpu) / count)
 
 
 def measure(
     data: MoleculeData, batch_sizes: Sequence[int], graphs: int, batches: int, rounds: int
 ) -> pd.DataFrame:
-    """One row a batch size: median rate of each loader and how many times faster packed is."""
+    """One row a batch size: median rate of each loader, and how many times faster packed is."""
     index = torch.randperm(len(data.graphs), generator=torch.Generator().manual_seed(0))[:graphs]
     singles = data.graphs.batch(index).to_data_list()
     rows = []
     for batch_size in batch_sizes:
-        loaders = {
-            "packed": GraphLoader(data.graphs, index, batch_size, shuffle=True),
-            "pyg": DataLoader(singles, batch_size, shuffle=True),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in loaders}
-        for _ in range(rounds):
-            for name, loader in loaders.items():
-                rates[name].append(batches_per_second(loader, batches))
-        packed, pyg = (statistics.median(rates[name]) for name in loaders)
+        packed = GraphLoader(data.graphs, index, batch_size, shuffle=True)
+        pyg = DataLoader(singles, batch_size, shuffle=True)
+        pairs = [(rate(packed, batches), rate(pyg, batches)) for _ in range(rounds)]
+        ours, theirs = (
+            Rate(*map(median, zip(*rates, strict=True))) for rates in zip(*pairs, strict=True)
+        )
         rows.append(
             {
                 "data": data.name,
                 "graphs": len(singles),
                 "batch_size": batch_size,
-                "packed_batches_per_s": packed,
-                "pyg_batches_per_s": pyg,
-                "ratio": packed / pyg,
+                "packed_per_s": ours.per_second,
+                "pyg_per_s": theirs.per_second,
+                "ratio": ours.per_second / theirs.per_second,
+                "packed_cpu_ms": ours.cpu_ms,
+                "pyg_cpu_ms": theirs.cpu_ms,
+                "cpu_ratio": theirs.cpu_ms / ours.cpu_ms,
             }
         )
     return pd.DataFrame(rows)
@@ -83,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(data.source)
     table = measure(data, options.batch_sizes, options.graphs, options.batches, options.rounds)
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(options.out, index=False)
     print(f"written to {options.out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch_geometric.data import Batch
 
 MISSING = -1
 """The value in `PackedGraphs.y` of a label that is not known."""
+
+_EMPTY = Batch()
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,10 @@ class PackedGraphs:
 
     def labels(self, index: Tensor) -> Tensor:
         """Labels of the graphs `index [B]` as float32 `[B, tasks]`, NaN where unknown."""
-        y = self.y.index_select(0, index)
-        return y.to(torch.float32).masked_fill_(y == MISSING, torch.nan)
+        y = self.y.index_select(0, index).to(torch.float32)
+        # y (y + 1) / (y + 1) is y, and NaN for MISSING = -1: a third of the time of a mask.
+        known = y - MISSING
+        return y.mul_(known.div_(known))
 
     def batch(self, index: Tensor) -> Batch:
         """The graphs `index [B]` (int64, on CPU) as one PyG `Batch`.
@@ -80,14 +85,13 @@ class PackedGraphs:
         edges = _Rows.of(self.edge_ptr, index, self.device)
         edge_index = self.edge_index.index_select(1, edges.rows).long()
         edge_index += nodes.ptr.index_select(0, edges.segment)
-        batch = Batch(
-            x=self.x.index_select(0, nodes.rows).long(),
-            edge_index=edge_index,
-            edge_attr=self.edge_attr.index_select(0, edges.rows).long(),
-            y=self.labels(index.to(self.device)),
-            batch=nodes.segment,
-            ptr=nodes.ptr,
-        )
+        batch = copy.copy(_EMPTY)  # a third of the time of `Batch()`
+        batch.x = self.x.index_select(0, nodes.rows).long()
+        batch.edge_index = edge_index
+        batch.edge_attr = self.edge_attr.index_select(0, edges.rows).long()
+        batch.y = self.labels(index.to(self.device))
+        batch.batch = nodes.segment
+        batch.ptr = nodes.ptr
         return _with_slices(batch, nodes.host_ptr, edges.host_ptr)
 
     def save(self, path: Path) -> None:
@@ -136,12 +140,14 @@ class _Rows:
         count = ptr.index_select(0, index + 1) - start
         host_ptr = pointer(count)
         total = int(host_ptr[-1])
-        # One small copy to the device carries all that the gathers below need.
-        table = torch.stack([count, start - host_ptr[:-1], host_ptr[:-1]]).to(device)
+        shift = start - host_ptr[:-1]
+        own_ptr = host_ptr
+        if device.type != "cpu":
+            count, shift, own_ptr = (t.to(device) for t in (count, shift, host_ptr))
         numbers = torch.arange(index.numel(), device=device)
-        segment = numbers.repeat_interleave(table[0], output_size=total)
-        rows = torch.arange(total, device=device) + table[1].index_select(0, segment)
-        own_ptr = host_ptr if device.type == "cpu" else host_ptr.to(device)
+        segment = numbers.repeat_interleave(count, output_size=total)
+        rows = torch.arange(total, device=device)
+        rows += shift.index_select(0, segment)
         return cls(rows, segment, own_ptr, host_ptr)
 
 

@@ -1,0 +1,25 @@
+"""The loader benchmark measures what it says and reports a user's mistake in one line."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from benchmarks import loader
+
+
+def test_table_and_csv(tiny_csv, tmp_path, capsys):
+    arguments = ["--csv", str(tiny_csv), "--root", str(tmp_path), "--batch-sizes", "[4, 24]"]
+    loader.main([*arguments, "--rounds", "2", "--out", str(tmp_path / "out" / "loader.csv")])
+    table = pd.read_csv(tmp_path / "out" / "loader.csv")
+    assert table["batch_size"].tolist() == [4, 24]
+    assert table["graphs"].tolist() == [24, 24]
+    assert table["cpu_ratio"].to_numpy() == pytest.approx(
+        (table["pyg_cpu_ms"] / table["packed_cpu_ms"]).to_numpy()
+    )
+    assert "packed_per_s" in capsys.readouterr().out
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(SystemExit, match="error: cannot read"):
+        loader.main(["--csv", str(tmp_path / "absent.csv"), "--root", str(tmp_path)])
