@@ -25,8 +25,8 @@ def log_scaling(count: Tensor) -> Tensor:
 
 
 def mean_scaling(count: Tensor) -> Tensor:
-    r""":math:`1 / \max(n, 1)`: the energy is a mean and blind to the size of the set."""
-    return 1 / count.clamp(min=1)
+    r""":math:`1 / n`, 0 for an empty segment: the energy is a mean, blind to the set's size."""
+    return (count > 0) / count.clamp(min=1)
 
 
 def unit_scaling(count: Tensor) -> Tensor:

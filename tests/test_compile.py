@@ -11,6 +11,15 @@ from torch._dynamo.utils import counters
 
 from pyg_ea import Checkpointed, EAAggregation, MeanPotential, NoPrior, Truncated, Unrolled
 
+pytestmark = [
+    # Dynamo looks at .grad of every input it traces, leaf or not.
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+    ),
+    # Inductor imports a module of torch that uses it.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+]
+
 CHANNELS = 8
 TOLERANCE = 1e-10  # float64: fused operations round differently
 SIZES = [(30, 4), (47, 6), (21, 9)]  # N, S
@@ -41,7 +50,7 @@ def batch(elements: int, segments: int) -> tuple[Tensor, Tensor]:
 
 def step(layer, x: Tensor, index: Tensor, segments: int, parameters) -> list[Tensor]:
     y = layer(x, index, dim_size=segments)
-    return [y, *torch.autograd.grad(y.square().sum(), [x, *parameters])]
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *parameters])]
 
 
 def check_equal(compiled, eager: EAAggregation, sizes=SIZES) -> None:
@@ -77,9 +86,12 @@ def test_compiled_in_place_equals_eager_for_every_adjoint() -> None:
     assert counters["stats"]["unique_graphs"] == 2
 
 
-@pytest.mark.parametrize("adjoint", [Unrolled(), Truncated(1), Checkpointed()], ids=type)
+@pytest.mark.parametrize("adjoint", [Unrolled(), Truncated(1)], ids=["unrolled", "truncated"])
 def test_the_whole_layer_is_one_graph_for_all_batch_sizes(adjoint) -> None:
-    """Traced through dynamo and autograd without code generation, which adds nothing here."""
+    """Traced through dynamo and autograd without code generation, which adds nothing here.
+
+    Checkpointed and Implicit compile in place only: dynamo cannot trace what they do to backward.
+    """
     eager = make(adjoint, steps=2)
     compiled = torch.compile(eager, backend="aot_eager", fullgraph=True, dynamic=True)
     check_equal(compiled, eager)

@@ -41,7 +41,7 @@ class Config:
     parameters: int = 5000
     auxiliary_weight: float = 1e-4
     test_sets: int = 2000
-    evaluations: int = 16
+    evaluations: int = 10
     compiled: bool = False
     results: str = "results/median"
 

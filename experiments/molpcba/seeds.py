@@ -29,6 +29,8 @@ def run_seeds(config: Config) -> list[dict[str, Any]]:
         raise UserError(
             "--seeds runs one after another on one device: with --devices, start each with --seed"
         )
+    if config.resume and config.name is None:
+        raise UserError("--seeds with --resume needs the --name of the runs")
     outcomes = []
     for seed in range(config.seed, config.seed + config.seeds):
         name = None if config.name is None else f"{config.name}-seed{seed}"
@@ -42,8 +44,9 @@ def run_seeds(config: Config) -> list[dict[str, Any]]:
 
 
 def _one(config: Config) -> dict[str, Any]:
-    if config.name is None or not config.resume:
+    if not config.resume:
         return run(config)
+    assert config.name is not None
     folder = RunFolder(Path(config.runs_dir) / config.name)
     if folder.finished:
         return read_results(folder.results)

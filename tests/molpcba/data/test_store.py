@@ -15,7 +15,6 @@ import pytest
 
 from experiments.molpcba.data import DataError, load, store
 from experiments.molpcba.data.csv_source import CsvSource
-from experiments.molpcba.data.parallel import ordered_map
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -119,8 +118,3 @@ def test_two_at_once_prepare_once(tiny_csv, tiny, tmp_path, monkeypatch):
     assert {data.fingerprint for data in found} == {tiny.fingerprint}
     assert len(found) == 2
     assert len(builds) == 1
-
-
-def test_a_dead_worker_is_an_error():
-    with pytest.raises(DataError, match="worker process of the preparation died"):
-        list(ordered_map(os._exit, [3], workers=1))
