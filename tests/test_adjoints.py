@@ -72,9 +72,11 @@ POTENTIALS = {
 potentials = pytest.mark.parametrize("make", POTENTIALS.values(), ids=POTENTIALS)
 
 
-def make_layer(potential: nn.Module, adjoint: object, steps: int = 8, gtol: float = 0.05):
+def make_layer(
+    potential: nn.Module, adjoint: object, steps: int = 8, gtol: float = 0.05, lr: float = 0.1
+):
     """A float64 layer; layers over the same potential share all other parameters' values too."""
-    solver = NesterovSolver(lr=0.1, momentum=0.8, gtol=gtol)
+    solver = NesterovSolver(lr=lr, momentum=0.8, gtol=gtol)
     return EAAggregation(
         CHANNELS,
         CHANNELS,
@@ -163,10 +165,10 @@ def test_all_give_the_same_values(adjoint) -> None:
 @potentials
 def test_implicit_is_unrolled_at_convergence(make) -> None:
     potential = seeded(make)
-    steps, gtol = 600, 1e-11
-    _, expected = gradients(make_layer(potential, Unrolled(), steps, gtol), norms=False)
+    settled = {"steps": 600, "gtol": 1e-11, "lr": 0.02}
+    _, expected = gradients(make_layer(potential, Unrolled(), **settled), norms=False)
     adjoint = Implicit(max_iterations=50, tolerance=1e-10)
-    layer = make_layer(potential, adjoint, steps, gtol)
+    layer = make_layer(potential, adjoint, **settled)
     _, got = gradients(layer, norms=False)
     assert layer.solution.converged.all()
     assert not adjoint.report["indefinite"].any()
