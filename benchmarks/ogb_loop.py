@@ -1,9 +1,9 @@
 """OGB's reference training loop, written plainly, beside ``python -m experiments.molpcba``.
 
 The loop is that of OGB's ``main_pyg.py``: PyG's ``DataLoader`` over single ``Data`` objects, Adam
-at a constant rate, cross entropy over the known labels of a batch, valid and test scored after every
-epoch, the test score reported at the best-valid epoch. Network, data, split and batch size are
-those of a configuration of the trainer, so the two can be compared in score and in time an epoch:
+at a constant rate, cross entropy over the known labels of a batch, valid and test scored after
+every epoch, the test score reported at the best-valid epoch. Network, data, split and batch size
+are those of a configuration of the trainer, so the two can be compared in score and in time:
 
     python -m benchmarks.ogb_loop --out ogb_loop.json --readout sum --epochs 10
     python -m experiments.molpcba --readout sum --epochs 10 --schedule constant
