@@ -1,0 +1,54 @@
+"""A run learns, is reproducible, and evaluates where it says."""
+
+import math
+
+import pytest
+import torch
+
+from experiments.median.config import Config
+from experiments.median.data import medians
+from experiments.median.training import Trial, _rate, evaluate, train
+
+CONFIG = Config(
+    steps=60,
+    tuning_steps=60,
+    evaluations=3,
+    batch_size=8,
+    embedding=16,
+    parameters=5000,
+    test_sets=100,
+)
+
+
+def run(method: str, seed: int = 0, steps: int = 60):
+    return train(CONFIG, Trial(method, seed, 5e-3, steps), lambda step, error: None)
+
+
+@pytest.mark.parametrize("method", ["ea", "sum"])
+def test_the_error_falls_below_that_of_a_constant(method):
+    outcome = run(method)
+    # the medians' variance is about 0.05: two distributions around 0.5, one around 0.045
+    assert outcome.curve[-1][1] < 0.025
+    assert [step for step, _ in outcome.curve] == [20, 40, 60]
+
+
+def test_the_seed_decides_the_run():
+    assert run("sum", steps=6).curve == run("sum", steps=6).curve
+    assert run("sum", steps=6).curve != run("sum", seed=1, steps=6).curve
+
+
+def test_the_error_is_the_mean_square():
+    class Oracle(torch.nn.Module):
+        def forward(self, values):
+            return medians(values) + 0.1
+
+    assert evaluate(Oracle(), 500) == pytest.approx(0.01, rel=1e-5)
+
+
+def test_the_rate_rises_and_falls_to_zero():
+    rates = [_rate(step, 200) for step in range(201)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1) == rates[9]
+    assert rates[200] == pytest.approx(0, abs=1e-12)
+    assert rates[105] == pytest.approx(0.5)
+    assert all(math.isfinite(rate) for rate in rates)
