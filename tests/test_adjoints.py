@@ -165,7 +165,7 @@ def test_all_give_the_same_values(adjoint) -> None:
 @potentials
 def test_implicit_is_unrolled_at_convergence(make) -> None:
     potential = seeded(make)
-    settled = {"steps": 600, "gtol": 1e-11, "lr": 0.02}
+    settled = {"steps": 800, "gtol": 1e-11, "lr": 0.02}
     _, expected = gradients(make_layer(potential, Unrolled(), **settled), norms=False)
     adjoint = Implicit(max_iterations=50, tolerance=1e-10)
     layer = make_layer(potential, adjoint, **settled)
