@@ -17,6 +17,7 @@ from pyg_ea import (
     MaxPotential,
     MeanPotential,
     NesterovSolver,
+    NoPrior,
     QuantilePotential,
     SumPotential,
     Truncated,
@@ -106,9 +107,13 @@ class TestEAAggregation(SetModule):
         return self.variant == "implicit" and name.startswith("solver.")
 
     def test_multiplicity_counts(self, module) -> None:
-        if self.variant == "mean-scaling":
-            pytest.skip("a mean is blind to multiplicity by intent")
-        super().test_multiplicity_counts(module)
+        if self.variant != "mean-scaling":
+            super().test_multiplicity_counts(module)
+            return
+        x, index = batch()  # with as much prior for each element, a mean sees no difference
+        module.prior = NoPrior()
+        once = module(x, torch.zeros_like(index))
+        torch.testing.assert_close(module(x.repeat(4, 1)), once, rtol=1e-3, atol=1e-3)
 
     def test_ptr_and_both_equal_index(self, module) -> None:
         x, index = batch()

@@ -139,7 +139,7 @@ def test_arguments_out_of_range(build, words) -> None:
 
 
 def test_truncated_counts_whole_steps() -> None:
-    with pytest.raises(TypeError, match="last must be an integer, got 1.5"):
+    with pytest.raises(TypeError, match=r"last must be an integer, got 1\.5"):
         Truncated(1.5)
 
 
