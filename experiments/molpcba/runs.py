@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,12 +174,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: when it is missing, damaged, or not one of this program.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at check sums
+            damaged = archive.testzip()
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint {path}") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"the checkpoint {path} is damaged ({reason})") from error
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise UserError(f"the checkpoint {path} is damaged ({error})") from error
+    if damaged is not None:
+        raise UserError(f"the checkpoint {path} is damaged (in its part {damaged})")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError):
+        checkpoint = None  # a sound archive of something else
     if not isinstance(checkpoint, dict) or "pyg_ea" not in checkpoint:
         raise UserError(f"{path} is no checkpoint of python -m experiments.molpcba")
     return checkpoint

@@ -155,7 +155,7 @@ def test_patience_ends_the_run(command, run_folder):
     assert results["epochs"] - 1 - results["best_epoch"] == 2
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage"])
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "one byte"])
 def test_a_damaged_checkpoint_costs_one_epoch(
     command, run_folder, tmp_path, monkeypatch, capsys, damage
 ):
@@ -164,7 +164,13 @@ def test_a_damaged_checkpoint_costs_one_epoch(
         interrupt_at(patch, step=12)
         assert command() == 130
     content = run_folder.last.read_bytes()
-    run_folder.last.write_bytes(content[:1000] if damage == "truncated" else b"x" * len(content))
+    middle = len(content) // 2
+    damaged = {
+        "truncated": content[:middle],
+        "garbage": b"x" * len(content),
+        "one byte": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    }
+    run_folder.last.write_bytes(damaged[damage])
     assert command("--resume") == 0
     assert "last.ckpt is damaged" in capsys.readouterr().out
     assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
