@@ -54,7 +54,7 @@ def _layer(rows: pd.DataFrame) -> Figure:
     for axis, case in zip(axes, cases, strict=True):
         steps = select(rows, case=case, quantity="step")
         _bars(axis, steps.groupby("contestant", sort=False)["value"])
-        axis.set(title=case, xscale="log", xlabel="training step, s")
+        axis.set(title=case, xlabel="training step, s")
     return figure
 
 
@@ -93,6 +93,9 @@ def _growth(rows: pd.DataFrame) -> Figure:
             medians = own.groupby(variable)["value"].median()
             axis.plot(medians.index, medians, marker="o", label=str(name))
         axis.set(xlabel=variable, ylabel="training step, s", xscale="log", yscale="log")
+        values = sorted(steps[variable].unique())
+        axis.set_xticks(values, labels=[str(value) for value in values])
+        axis.minorticks_off()
     axes[0].legend()
     return figure
 
@@ -105,7 +108,7 @@ def _limit(rows: pd.DataFrame) -> Figure:
         if found is not None:
             axes[0].barh(name, found[1], color="lightgrey")
             axes[0].barh(name, found[0], color="tab:blue")
-    axes[0].set(title="products at the measured rate (blue) in a step", xlabel="s", xscale="log")
+    axes[0].set(title="products at the measured rate (blue) in a step", xlabel="s")
     for axis, name in zip(axes[1:], names, strict=True):
         shares = select(rows, contestant=name, quantity="profile")
         _bars(axis, shares.groupby("detail", sort=False)["value"])

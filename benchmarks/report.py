@@ -40,7 +40,9 @@ def _layer(frame: pd.DataFrame) -> list[str]:
             own = select(rows, contestant=contestant)
             medians = own.groupby("quantity")["value"].median()
             line: dict[str, object] = {"": contestant}
-            line |= {q: medians.get(q) for q in ("first", "forward", "step", "eval", "unconverged")}
+            line |= {q: medians.get(q) for q in ("first", "forward", "step", "eval")}
+            if "unconverged" in medians:
+                line["unconverged"] = medians["unconverged"]
             for peer in ("pyg", "listing"):
                 line[f"step / {peer}"] = ratio(rows, contestant, peer, quantity="step") or "-"
             line["eval / pyg"] = ratio(rows, contestant, "pyg", quantity="eval") or "-"
