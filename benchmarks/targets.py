@@ -43,6 +43,15 @@ def _best(
         yield _row(claim, found[0], found[1], most)
 
 
+def _size(frame: pd.DataFrame, case: str) -> str:
+    """A workload at the size it was measured, which ``--quick`` and ``--steps`` change."""
+    rows = select(frame, section="layer", case=case)
+    if rows.empty:
+        return case
+    first = rows.iloc[0]
+    return f"{case} (N = {first.elements}, D = {first.channels}, T = {first.steps})"
+
+
 def _time(frame: pd.DataFrame) -> Iterator[Row]:
     step = {"section": "layer", "quantity": "step"}
     for peer in ("pyg", "listing"):
@@ -52,11 +61,11 @@ def _time(frame: pd.DataFrame) -> Iterator[Row]:
             ("readout-64", EXACT, "exact", 1 / 3),
             ("local-100", EXACT, "exact", 1 / 3),
         ]:
-            claim = f"training step {case}, {kind} / {peer}"
+            claim = f"training step {_size(frame, case)}, {kind} / {peer}"
             yield from _best(frame, claim, names, peer, most, case=case, **step)
     yield from _best(
         frame,
-        "eval readout-300 / pyg",
+        f"eval {_size(frame, 'readout-300')} / pyg",
         EXACT,
         "pyg",
         1 / 3,
