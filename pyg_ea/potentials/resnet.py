@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyg_ea.potentials.base import Potential
-from pyg_ea.segments import Segments, state_dtype
+from pyg_ea.potentials.resnet_gradient import (
+    OUTPUTS,
+    Weights,
+    forward,
+    gradient_in_y,
+    plain_gradient_in_y,
+)
+from pyg_ea.potentials.tanh_norm import TanhNorm
+from pyg_ea.segments import Segments
 
-GradientFunction = Callable[[Tensor, Tensor, Tensor, int, "Weights"], Tensor]
-OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
+GradientFunction = Callable[[Tensor, Tensor, Tensor, int, Weights], Tensor]
 
 
 class ResNetPotential(Potential):
@@ -85,7 +92,7 @@ class ResNetPotential(Potential):
 
     def compile_gradient(self, *args: Any, **kwargs: Any) -> None:
         """Has the closed-form gradient go through ``torch.compile`` with these arguments."""
-        self.gradient_function = torch.compile(gradient_in_y, *args, **kwargs)
+        self.gradient_function = torch.compile(plain_gradient_in_y, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, object]:
         # Compiled code cannot be copied or pickled: a copy starts uncompiled.
@@ -134,88 +141,13 @@ class BoundResNet:
 
     def value(self, y: Tensor) -> Tensor:
         """Sum of the potential over each segment: ``[S, Dy] -> [S]``."""
-        output, *_ = _forward(y, self.fixed, self.segments, self.weights)
+        output, *_ = forward(y, self.fixed, self.segments, self.weights)
         return self.segments.sum(output.square().mean(dim=1))
 
     def gradient(self, y: Tensor) -> Tensor:
         """Its gradient in y: ``[S, Dy] -> [S, Dy]``."""
         s = self.segments
         return self.gradient_function(y, self.fixed, s.index, s.num_segments, self.weights)
-
-
-class Weights(NamedTuple):
-    """What the gradient needs of the potential's parameters, composed."""
-
-    a_y: Tensor
-    """``[3H+32, Dy]``"""
-    b: Tensor
-    """``[H+32, 2H]``"""
-    w3: Tensor
-    """``[32, H]``"""
-    gamma1: Tensor
-    """``[2H]``, like ``beta1``; ``gamma2`` and ``beta2`` are ``[H]``."""
-    beta1: Tensor
-    gamma2: Tensor
-    beta2: Tensor
-
-
-def gradient_in_y(
-    y: Tensor, fixed: Tensor, index: Tensor, num_segments: int, weights: Weights
-) -> Tensor:
-    """The formula of :class:`BoundResNet`: ``y [S, Dy], fixed [N, 3H+32] -> [S, Dy]``."""
-    segments = Segments(index, num_segments)
-    output, pull1, pull2 = _forward(y, fixed, segments, weights)
-    d3 = output * (2 / OUTPUTS)  # [N, 32]
-    d2 = pull2(F.linear(d3, weights.w3.T))  # [N, H]
-    d1 = pull1(F.linear(torch.cat([d2, d3], dim=1), weights.b.T))  # [N, 2H]
-    total = segments.sum(torch.cat([d1, d2, d3], dim=1))  # [S, 3H+32]
-    gradient = F.linear(total.to(weights.a_y.dtype), weights.a_y.T)  # [S, Dy]
-    return gradient.to(total.dtype)
-
-
-def _forward(
-    y: Tensor, fixed: Tensor, segments: Segments, weights: Weights
-) -> tuple[Tensor, _TanhNorm, _TanhNorm]:
-    """The last layer's output ``[N, 32]`` and the two stages before it."""
-    hidden = weights.gamma2.shape[0]
-    from_y = F.linear(y.to(weights.a_y.dtype), weights.a_y)  # [S, 3H+32]
-    u = fixed + segments.gather(from_y)  # [N, 3H+32]
-    u1, u2, u3 = u.split([2 * hidden, hidden, OUTPUTS], dim=1)
-    stage1 = _TanhNorm(u1, weights.gamma1, weights.beta1)
-    t1 = stage1.output.to(u.dtype)  # [N, 2H]
-    v2, v3 = F.linear(t1, weights.b).split([hidden, OUTPUTS], dim=1)  # [N, H], [N, 32]
-    stage2 = _TanhNorm(u2 + v2, weights.gamma2, weights.beta2)
-    output = u3 + v3 + F.linear(stage2.output.to(u.dtype), weights.w3)  # [N, 32]
-    return output, stage1, stage2
-
-
-class _TanhNorm:
-    r"""``tanh(LayerNorm(u))`` at one point and, by calling it, its transposed derivative.
-
-    With :math:`n = (u - \bar u) / \sigma`, :math:`t = \tanh(\gamma n + \beta)` and
-    :math:`w = \gamma (1 - t^2) d`, the pullback of :math:`d` is
-    :math:`(w - \bar w - n \, \overline{w n}) / \sigma`, bars being means over the row.
-    """
-
-    def __init__(self, u: Tensor, gamma: Tensor, beta: Tensor) -> None:
-        u = u.to(state_dtype(u.dtype))
-        centred = u - u.mean(dim=1, keepdim=True)  # [N, D]
-        variance = centred.square().mean(dim=1, keepdim=True)  # [N, 1]
-        self.inv_std = torch.rsqrt(variance + 1e-5)  # nn.LayerNorm's default eps
-        self.normed = centred * self.inv_std  # [N, D]
-        self.gamma = gamma
-        self.output = torch.tanh(torch.addcmul(beta, gamma, self.normed))  # [N, D]
-
-    def __call__(self, d: Tensor) -> Tensor:
-        w = self.gamma * (1 - self.output.square()) * d  # [N, D]
-        along = (w * self.normed).mean(dim=1, keepdim=True)  # [N, 1]
-        pulled = self.inv_std * (w - w.mean(dim=1, keepdim=True) - self.normed * along)
-        return pulled.to(d.dtype)
-
-
-def _tanh_norm(u: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """tanh of the layer norm in plain ops: torch's fused one has a wrong third derivative."""
-    return _TanhNorm(u, norm.weight, norm.bias).output.to(u.dtype)
 
 
 def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -238,3 +170,7 @@ def _after(weight: Tensor, skip: nn.Module) -> tuple[Tensor, Tensor]:
     if isinstance(skip, nn.Linear):
         return weight @ skip.weight, weight @ skip.bias
     return weight, weight.new_zeros(weight.shape[0])
+
+
+def _tanh_norm(u: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return TanhNorm(u, norm.weight, norm.bias).output.to(u.dtype)
