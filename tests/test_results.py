@@ -1,0 +1,25 @@
+"""Every published table is what the committed records give."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ogb")
+
+from experiments.molpcba.summary import summarise
+
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted(p for p in ROOT.glob("results/molpcba/*") if p.is_dir())
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda p: p.name)
+def test_the_table_of_a_study_is_made_of_its_records(study, tmp_path):
+    runs = sorted(p.parent for p in study.glob("*/results.json"))
+    summarise(runs, tmp_path)
+    table = (tmp_path / "summary.md").read_text().strip()
+    assert table == (study / "summary.md").read_text().strip()
+    assert table in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_there_is_a_study():
+    assert STUDIES
