@@ -120,10 +120,12 @@ def figure(
         tests = [r["test"] for _, r in members]
         points.plot(tests, [i] * len(tests), "o", color=f"C{i}", alpha=0.7)
         points.plot(sum(tests) / len(tests), i, "|", color="k", markersize=18)
-    curves.set(xlabel="epoch", title=f"valid {title} (mean and range over seeds)")
+    curves.set(xlabel="epoch")
+    curves.set_title(f"valid {title} (mean and range over seeds)", fontsize="medium")
     curves.xaxis.set_major_locator(MaxNLocator(integer=True))
     curves.legend(fontsize=8)
-    points.set(title=f"test {title} at the best-valid epoch (bar: mean)", ylim=(len(kinds), -1))
+    points.set(ylim=(len(kinds), -1))
+    points.set_title(f"test {title} at the best-valid epoch (bar: mean)", fontsize="medium")
     points.set_yticks(range(len(kinds)), [label(members[0][1]) for members in kinds.values()])
     for axes in (curves, points):
         axes.grid(alpha=0.25)
