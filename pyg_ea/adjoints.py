@@ -40,7 +40,7 @@ class Checkpointed:
     """The gradient of :class:`Unrolled`, to rounding, in the memory of one step.
 
     Only the state between steps is kept (``[S, D]``, small); backward computes each step again:
-    about a third more time than :class:`Unrolled` with the default potential. As with any
+    about 40 % more time than :class:`Unrolled` with the default potential. As with any
     ``torch.utils.checkpoint``, what is recomputed reads the module's own parameters: not for use
     inside ``torch.func.functional_call``.
     """
