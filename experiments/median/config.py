@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from experiments.median.aggregators import AGGREGATORS
 
@@ -33,7 +33,7 @@ class Config:
 
     methods: list[str] = field(default_factory=lambda: list(AGGREGATORS))
     seeds: int = 3
-    learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2])
+    learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2, 3e-2])
     tuning_steps: int = 500
     steps: int = 4000
     batch_size: int = 16
@@ -61,9 +61,14 @@ class Config:
                 f"({min(self.steps, self.tuning_steps)})"
             )
 
-    def fingerprint(self) -> dict[str, object]:
-        """What a single run depends on: two runs may share a table if this is equal."""
-        chosen = asdict(self)
-        for name in ("methods", "seeds", "results", "compiled"):
-            del chosen[name]
-        return chosen
+    def shared(self) -> dict[str, object]:
+        """What every run depends on beside its own method, seed, learning rate and length."""
+        names = (
+            "batch_size",
+            "embedding",
+            "parameters",
+            "auxiliary_weight",
+            "test_sets",
+            "evaluations",
+        )
+        return {name: getattr(self, name) for name in names}

@@ -26,7 +26,7 @@ def run_path(config: Config, trial: Trial, tuning: bool) -> Path:
     return Path(config.results) / "runs" / f"{trial.method}-seed{trial.seed}.json"
 
 
-def load_run(path: Path, config: Config) -> dict[str, Any] | None:
+def load_run(path: Path, config: Config, trial: Trial) -> dict[str, Any] | None:
     """The record at ``path``, or None if that run is still to be made.
 
     Raises:
@@ -36,10 +36,10 @@ def load_run(path: Path, config: Config) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text())
-        saved = record["config"]
+        saved = {**record["config"], **{key: record[key] for key in asdict(trial)}}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: got no record of a run, delete it to run it again") from error
-    expected = config.fingerprint()
+    expected = {**config.shared(), **asdict(trial)}
     differing = [key for key in expected if saved.get(key) != expected[key]]
     if differing:
         key = differing[0]
@@ -59,7 +59,7 @@ def save_run(path: Path, config: Config, trial: Trial, outcome: Outcome) -> dict
         "curve": [list(point) for point in outcome.curve],
         "parameters": outcome.parameters,
         "seconds": round(outcome.seconds, 1),
-        "config": config.fingerprint(),
+        "config": config.shared(),
         "environment": environment(),
     }
     write(path, json.dumps(record, indent=1) + "\n")

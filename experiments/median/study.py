@@ -51,7 +51,7 @@ def _best_rate(config: Config, name: str) -> float:
 
 def _make_run(config: Config, trial: Trial, tuning: bool = False) -> dict[str, Any]:
     path = records.run_path(config, trial, tuning)
-    record = records.load_run(path, config)
+    record = records.load_run(path, config, trial)
     if record is None:
         with _bar(trial, tuning) as bar:
             outcome = train(config, trial, lambda step, error: _advance(bar, error))

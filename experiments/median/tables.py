@@ -63,6 +63,7 @@ def as_json(table: pd.DataFrame, runs: Runs) -> dict[str, Any]:
     return {
         "metric": "mean squared error of the median",
         "methods": rows,
+        "steps": runs[0]["steps"],
         "config": runs[0]["config"],
         "environments": [dict(e) for e in sorted({tuple(r["environment"].items()) for r in runs})],
     }

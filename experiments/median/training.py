@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from experiments.median.config import Config
 from experiments.median.data import sample_sets
 from experiments.median.models import count_parameters, model_for_budget
-from pyg_ea import EAAggregation, auxiliary_loss
+from pyg_ea import EAAggregation, ResNetPotential, auxiliary_loss
 
 TEST_SEED = 2**31  # no run is seeded with it, so no run trains on the test sets
 TEST_BATCH = 200  # sets evaluated at once: small enough for the processor's cache
@@ -53,7 +53,8 @@ def train(config: Config, trial: Trial, progress: Callable[[int, float], None]) 
     """
     torch.manual_seed(trial.seed)
     model = model_for_budget(trial.method, config.embedding, config.parameters)
-    if config.compiled and isinstance(model.aggregator, EAAggregation):
+    potential = getattr(model.aggregator, "potential", None)
+    if config.compiled and isinstance(potential, ResNetPotential):  # the one with a closed form
         model.aggregator.compile()
     generator = Generator().manual_seed(trial.seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=trial.learning_rate)

@@ -50,7 +50,7 @@ def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
     monkeypatch.setattr(study, "train", None)
     assert main([*TINY, "--results", str(finished)]) == 0
     assert stamps(finished) == before
-    assert "EA (ours)" in capsys.readouterr().out
+    assert "EA, learned potential" in capsys.readouterr().out
 
 
 def test_only_what_is_missing_is_run(finished):
@@ -104,7 +104,7 @@ def test_the_summary_averages_over_seeds(finished):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--methods", "[ea, foo]"], "got 'foo', expected some of ea, sum"),
+        (["--methods", "[ea, foo]"], "got 'foo', expected some of ea, ea_quantile"),
         (["--seeds", "0"], "seeds: got 0, expected 1 or more"),
         (["--evaluations", "0"], "evaluations: got 0, expected 1 to"),
         (["--steps", "many"], "Got value: many"),
