@@ -1,4 +1,4 @@
-"""What the library promises about its cost, held against the measurements."""
+"""What the library aims at in cost, held against the measurements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINEAR = 1.1  # a slope up to this counts as linear
 
 
 def targets(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each promise whose measurements are there: claim, mode, measured, bound, met."""
+    """One row for each aim whose measurements are there: claim, mode, measured, bound, met."""
     rows = [*_time(frame), *_memory(frame), *_models(frame), *_growth(frame)]
     columns = ["claim", "mode", "measured", "at most", "met"]
     return pd.DataFrame(rows, columns=columns)

@@ -148,8 +148,8 @@ class EAAggregation(Aggregation):
         """Compiles, in place, the gradient that every inner step evaluates.
 
         One small graph serves all steps, batch sizes, adjoints and train and eval mode. The first
-        call takes half a minute or so; afterwards a training step takes about half the time on a
-        CPU. Warns and leaves the layer as it is where no C++ compiler is found, or where the
+        call takes half a minute or so; afterwards a training step takes some 15 to 20 % less time
+        on a CPU (``docs/benchmarks.md``). Warns and leaves the layer as it is where no C++ compiler is found, or where the
         potential has no closed-form gradient to compile.
 
         Args:

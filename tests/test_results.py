@@ -6,9 +6,12 @@ import pytest
 
 pytest.importorskip("ogb")
 
+from benchmarks.records import read
+from benchmarks.report import report
 from experiments.molpcba.summary import summarise
 
 ROOT = Path(__file__).parent.parent
+BENCHMARKS = sorted(p for p in ROOT.glob("results/benchmarks/*") if p.is_dir())
 STUDIES = sorted(p for p in ROOT.glob("results/molpcba/*") if p.is_dir())
 
 
@@ -21,5 +24,11 @@ def test_the_table_of_a_study_is_made_of_its_records(study, tmp_path):
     assert table in (ROOT / "docs" / "results.md").read_text()
 
 
-def test_there_is_a_study():
+@pytest.mark.parametrize("record", BENCHMARKS, ids=lambda p: p.name)
+def test_the_tables_of_a_benchmark_are_made_of_its_records(record):
+    assert report(read(record)) in (ROOT / "docs" / "benchmarks.md").read_text()
+
+
+def test_there_are_records():
     assert STUDIES
+    assert BENCHMARKS
