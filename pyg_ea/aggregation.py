@@ -147,10 +147,11 @@ class EAAggregation(Aggregation):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles, in place, the gradient that every inner step evaluates.
 
-        One small graph serves all steps, batch sizes, adjoints and train and eval mode. The first
-        call takes half a minute or so; afterwards a training step takes some 15 to 20 % less time
-        on a CPU (``docs/benchmarks.md``). Warns and leaves the layer as it is where no C++ compiler is found, or where the
-        potential has no closed-form gradient to compile.
+        One graph for training and one for evaluation serve all steps, batch sizes and adjoints;
+        torch may add one for very large batches and for single sets. The first call takes half a
+        minute or so; afterwards a training step takes some 15 to 20 % less time on a CPU
+        (``docs/benchmarks.md``). Warns and leaves the layer as it is where no C++ compiler is
+        found, or where the potential has no closed-form gradient to compile.
 
         Args:
             args, kwargs: for ``torch.compile``; ``dynamic=True`` unless given.
