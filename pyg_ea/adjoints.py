@@ -27,7 +27,7 @@ class Adjoint(Protocol):
 class Unrolled:
     """Exact gradient of the steps taken, through all of them (the paper's choice).
 
-    Backward costs about twice the forward pass; memory grows with the number of steps.
+    Backward costs one and a half to two forward passes; memory grows with the number of steps.
     """
 
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
@@ -40,7 +40,7 @@ class Checkpointed:
     """The gradient of :class:`Unrolled`, to rounding, in the memory of one step.
 
     Only the state between steps is kept (``[S, D]``, small); backward computes each step again:
-    about 40 % more time than :class:`Unrolled` with the default potential. As with any
+    a third to a half more time than :class:`Unrolled` (``docs/benchmarks.md``). As with any
     ``torch.utils.checkpoint``, what is recomputed reads the module's own parameters: not for use
     inside ``torch.func.functional_call``.
     """
@@ -101,7 +101,7 @@ class Implicit:
         \frac{dL}{d\theta} = -\Big(\frac{\partial^2 E}{\partial\theta \, \partial y}\Big)^T
         \Big(\frac{\partial^2 E}{\partial y^2} + \lambda I\Big)^{-1} \frac{dL}{dy}
 
-    The solve is one of conjugate gradients for each segment, all at once. Memory is that of three
+    The solve is one of conjugate gradients for each segment, all at once. Memory is that of a few
     gradients whatever the number of steps; time is that of the steps without a graph plus one
     gradient of a gradient an iteration.
 

@@ -45,8 +45,8 @@ class ResNetPotential(Potential):
     Args:
         in_channels: size :math:`D_x` of an element.
         out_channels: size :math:`D_y` of the output.
-        hidden_channels: :math:`H`; the potential has about :math:`2H(D_x + D_y) + 2H^2` weights,
-            twice that with projected skips.
+        hidden_channels: :math:`H`; the potential has about :math:`2H(D_x + D_y) + 4H^2` weights,
+            and :math:`2H(D_x + D_y)` more where the first skip is projected.
 
     Shapes:
         - **x:** :math:`(N, D_x)`, **y:** :math:`(N, D_y)`
