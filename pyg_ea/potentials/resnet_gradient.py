@@ -5,6 +5,7 @@ Notation and formula are those of :class:`pyg_ea.potentials.resnet.BoundResNet`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from pyg_ea.potentials.tanh_norm import TanhNorm, TanhNormTangent
+from pyg_ea.potentials.tanh_norm import FusedTanhNorm, TanhNorm
 from pyg_ea.segments import Segments
 
 OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
+CHUNK = 2**19  # values of the widest layer worked on at a time: what a CPU's cache holds of each
 
 
 class Weights(NamedTuple):
@@ -38,28 +40,34 @@ class Weights(NamedTuple):
         """Sizes of ``u1, u2, u3``."""
         return [self.gamma1.shape[0], self.gamma2.shape[0], OUTPUTS]
 
+    @property
+    def split(self) -> list[int]:
+        """Sizes of ``u1`` and of ``u2, u3`` together."""
+        return [self.gamma1.shape[0], self.gamma2.shape[0] + OUTPUTS]
+
 
 def gradient_in_y(
     y: Tensor, fixed: Tensor, index: Tensor, num_segments: int, weights: Weights
 ) -> Tensor:
-    """The gradient with the derivative that fits the occasion; same values either way.
+    """The gradient by the code that fits the occasion; same values either way.
 
-    Derived by hand (:class:`GradientByHand`) in eager training, by autograd where torch.compile
-    fuses anyway, under autocast, and where no derivative is taken.
+    By hand (:class:`GradientByHand`) in eager mode, in plain operations where torch.compile fuses
+    them anyway and under autocast.
 
     Shapes:
         - **y:** :math:`(S, D_y)`; **fixed:** :math:`(N, 3H + 32)`, that is :math:`A_x x + a`
         - **output:** :math:`(S, D_y)`
     """
     by_hand = (
-        torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(y.device.type)
         and y.dtype == fixed.dtype == weights.a_y.dtype
     )
-    if by_hand:
+    if not by_hand:
+        return plain_gradient_in_y(y, fixed, index, num_segments, weights)
+    if torch.is_grad_enabled():
         return GradientByHand.apply(y, fixed, index, num_segments, *weights)
-    return plain_gradient_in_y(y, fixed, index, num_segments, weights)
+    return _sum_pulled(y, fixed, index, num_segments, weights, None)[1]
 
 
 def plain_gradient_in_y(
@@ -111,8 +119,11 @@ class GradientByHand(torch.autograd.Function):
         \partial_{W_3} = \eta_3^T t_2 + \delta_3^T \dot t_2, \quad
         \partial_{A_y} = \eta^T y + \delta^T \dot y
 
-    with pull of :class:`TanhNormTangent`; :math:`\partial_{\mathrm{fixed}} = \eta`. Where backward
-    is to be differentiated again, it goes through :func:`plain_gradient_in_y` instead.
+    with pull of :meth:`FusedTanhNorm.pull_both`; :math:`\partial_{\mathrm{fixed}} = \eta`.
+
+    On a CPU a few hundred elements at a time go through the whole network, so that what lies
+    between two products stays in the cache. Where backward is to be differentiated again, it goes
+    through :func:`plain_gradient_in_y` instead.
     """
 
     @staticmethod
@@ -125,47 +136,112 @@ class GradientByHand(torch.autograd.Function):
         *composed: Tensor,
     ) -> Tensor:
         """See :func:`gradient_in_y`; ``composed`` are the :class:`Weights`."""
-        weights, segments = Weights(*composed), Segments(index, num_segments)
-        output, stage1, stage2 = forward(y, fixed, segments, weights)
-        d3 = output.mul_(2 / OUTPUTS)  # [N, 32]
-        to_t2 = d3 @ weights.w3  # [N, H]
-        d23 = torch.cat([stage2(to_t2), d3], dim=1)  # [N, H+32]
-        to_t1 = d23 @ weights.b  # [N, 2H]
-        total = torch.cat([segments.sum(stage1(to_t1)), segments.sum(d23)], dim=1)  # [S, 3H+32]
+        kept: list[Kept] = []
+        total, gradient = _sum_pulled(y, fixed, index, num_segments, Weights(*composed), kept)
         ctx.num_segments = num_segments  # type: ignore[attr-defined]
-        stages = (part for s in (stage1, stage2) for part in (s.normed, s.inv_std, s.output))
-        ctx.save_for_backward(y, fixed, index, *composed, *stages, to_t1, to_t2, d23, total)
-        return total @ weights.a_y
+        parts = (part for chunk in kept for part in chunk)
+        ctx.save_for_backward(y, fixed, index, *composed, total, *parts)
+        return gradient
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """The derivative along ``dy [S, Dy]`` and back; see the class."""
         y, fixed, index, *rest = ctx.saved_tensors
         size = len(Weights._fields)
-        weights, rest = Weights(*rest[:size]), rest[size:]
+        weights, total, parts = Weights(*rest[:size]), rest[size], rest[size + 1 :]
         if torch.is_grad_enabled():
             return _again(dy, y, fixed, index, ctx.num_segments, weights)
-        normed1, inv1, t1, normed2, inv2, t2, to_t1, to_t2, d23, total = rest
-        segments = Segments(index, ctx.num_segments)
-        hidden = weights.widths[1]
+        _, b, w3, gamma1, beta1, gamma2, beta2 = weights
+        wide, hidden = gamma1.shape[0], gamma2.shape[0]
 
-        du1, du2, du3 = segments.gather(dy @ weights.a_y.T).split(weights.widths, dim=1)
-        stage1 = TanhNormTangent(normed1, inv1, t1, weights.gamma1, du1)
-        dv2, dv3 = (stage1.dt @ weights.b.T).split(weights.widths[1:], dim=1)
-        stage2 = TanhNormTangent(normed2, inv2, t2, weights.gamma2, du2 + dv2)
-        do = torch.addmm(du3 + dv3, stage2.dt, weights.w3.T)  # [N, 32]
+        from_dy1, from_dy23 = (dy @ a.T for a in weights.a_y.split(weights.split))
+        d_fixed = torch.empty_like(fixed)  # [N, 3H+32]
+        h_total = torch.zeros_like(total)  # [S, 3H+32]
+        d_b, d_w3 = torch.zeros_like(b), torch.zeros_like(w3)
+        d_norms = [torch.zeros_like(p) for p in (gamma1, beta1, gamma2, beta2)]
+        for i, rows in enumerate(_chunks(fixed, wide)):
+            kept = Kept(*parts[i * len(Kept._fields) : (i + 1) * len(Kept._fields)])
+            d3 = kept.d23[:, hidden:]  # [n, 32]
+            stage1 = FusedTanhNorm(kept.u1, gamma1, beta1, kept.t1, kept.mean1, kept.inv_std1)
+            stage2 = FusedTanhNorm(kept.u2, gamma2, beta2, kept.t2, kept.mean2, kept.inv_std2)
 
-        h3 = do.mul_(2 / OUTPUTS)
-        h2, d_gamma2, d_beta2 = stage2.pull(h3 @ weights.w3, to_t2)  # [N, H], [H], [H]
-        h23 = torch.cat([h2, h3], dim=1)
-        h1, d_gamma1, d_beta1 = stage1.pull(h23 @ weights.b, to_t1)  # [N, 2H], [2H], [2H]
-        d_b = torch.addmm(h23.T @ t1, d23.T, stage1.dt)  # [H+32, 2H]
-        d_w3 = torch.addmm(h3.T @ t2, d23[:, hidden:].T, stage2.dt)  # [32, H]
-        d_fixed = torch.cat([h1, h23], dim=1)  # [N, 3H+32]
-        h_total = segments.sum(d_fixed)  # [S, 3H+32]
+            dt1 = stage1.push(from_dy1.index_select(0, index[rows]))  # [n, 2H]
+            du23 = from_dy23.index_select(0, index[rows]).addmm_(dt1, b.T)  # [n, H+32]
+            dt2 = stage2.push(du23[:, :hidden].contiguous())  # [n, H]
+            do = du23[:, hidden:].addmm_(dt2, w3.T)  # [n, 32]
+
+            h = d_fixed[rows]  # [n, 3H+32]
+            h1, h2, h3 = h.split(weights.widths, dim=1)
+            torch.mul(do, 2 / OUTPUTS, out=h3)
+            d_norm2 = stage2.pull_both(h3 @ w3, d3 @ w3, out=h2)
+            h23 = h[:, wide:]
+            d_norm1 = stage1.pull_both(h23 @ b, kept.to_t1, out=h1)
+            h_total.index_add_(0, index[rows], h)
+            d_b.addmm_(h23.T, kept.t1).addmm_(kept.d23.T, dt1)
+            d_w3.addmm_(h3.T, kept.t2).addmm_(d3.T, dt2)
+            for sum_, part in zip(d_norms, (*d_norm1, *d_norm2), strict=True):
+                sum_ += part
         d_a = torch.addmm(h_total.T @ y, total.T, dy)  # [3H+32, Dy]
-        d_weights = Weights(d_a, d_b, d_w3, d_gamma1, d_beta1, d_gamma2, d_beta2)
-        return h_total @ weights.a_y, d_fixed, None, None, *d_weights
+        return h_total @ weights.a_y, d_fixed, None, None, d_a, d_b, d_w3, *d_norms
+
+
+class Kept(NamedTuple):
+    """What backward needs of one chunk of ``n`` elements."""
+
+    u1: Tensor
+    """``[n, 2H]``, like ``t1`` and ``to_t1``; those of the second stage are ``[n, H]``."""
+    mean1: Tensor
+    """``[n, 1]``, like ``inv_std1``."""
+    inv_std1: Tensor
+    t1: Tensor
+    u2: Tensor
+    mean2: Tensor
+    inv_std2: Tensor
+    t2: Tensor
+    to_t1: Tensor
+    d23: Tensor
+    """``[n, H+32]``"""
+
+
+def _sum_pulled(
+    y: Tensor,
+    fixed: Tensor,
+    index: Tensor,
+    num_segments: int,
+    weights: Weights,
+    kept: list[Kept] | None,
+) -> tuple[Tensor, Tensor]:
+    r"""The segments' sums of :math:`\delta`, ``[S, 3H+32]``, and the gradient made of them.
+
+    What backward needs is appended to ``kept``, if given.
+    """
+    _, b, w3, gamma1, beta1, gamma2, beta2 = weights
+    wide, hidden = gamma1.shape[0], gamma2.shape[0]
+    from_y1, from_y23 = (y @ a.T for a in weights.a_y.split(weights.split))  # [S, 2H], [S, H+32]
+    total1, total23 = torch.zeros_like(from_y1), torch.zeros_like(from_y23)
+    for rows in _chunks(fixed, wide):
+        segment = index[rows]
+        u1 = from_y1.index_select(0, segment).add_(fixed[rows, :wide])  # [n, 2H]
+        stage1 = FusedTanhNorm.at(u1, gamma1, beta1)
+        u23 = from_y23.index_select(0, segment).add_(fixed[rows, wide:])  # [n, H+32]
+        u23.addmm_(stage1.output, b.T)
+        stage2 = FusedTanhNorm.at(u23[:, :hidden].contiguous(), gamma2, beta2)
+        d3 = u23[:, hidden:].addmm_(stage2.output, w3.T).mul_(2 / OUTPUTS)  # [n, 32]
+        d23 = torch.cat([stage2.pull(d3 @ w3), d3], dim=1)  # [n, H+32]
+        to_t1 = d23 @ b  # [n, 2H]
+        total1.index_add_(0, segment, stage1.pull(to_t1))
+        total23.index_add_(0, segment, d23)
+        if kept is not None:
+            kept.append(Kept(*stage1.state, *stage2.state, to_t1, d23))
+    total = torch.cat([total1, total23], dim=1)  # [S, 3H+32]
+    return total, total @ weights.a_y
+
+
+def _chunks(fixed: Tensor, wide: int) -> Iterator[slice]:
+    """Rows to work on at a time: a cacheful on a CPU, elsewhere all."""
+    rows = fixed.shape[0]
+    size = max(CHUNK // wide, 1) if fixed.device.type == "cpu" else max(rows, 1)
+    return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
 
 
 def _again(

@@ -1,4 +1,4 @@
-"""``tanh(LayerNorm(u))`` in plain operations, with first and second derivatives by hand."""
+"""``tanh(LayerNorm(u))``: in plain operations, and by hand with two derivatives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from pyg_ea.segments import state_dtype
+
+EPS = 1e-5  # nn.LayerNorm's default
 
 
 class TanhNorm:
@@ -26,7 +28,7 @@ class TanhNorm:
         u = u.to(state_dtype(u.dtype))
         centred = u - u.mean(dim=1, keepdim=True)  # [N, D]
         variance = centred.square().mean(dim=1, keepdim=True)  # [N, 1]
-        self.inv_std = torch.rsqrt(variance + 1e-5)  # nn.LayerNorm's default eps
+        self.inv_std = torch.rsqrt(variance + EPS)
         self.normed = centred * self.inv_std  # [N, D]
         self.gamma = gamma
         self.output = torch.tanh(torch.addcmul(beta, gamma, self.normed))  # [N, D]
@@ -39,62 +41,105 @@ class TanhNorm:
         return pulled.to(d.dtype)
 
 
-class TanhNormTangent:
-    r"""The derivative of :class:`TanhNorm` along ``du``, and the way back through both.
+class FusedTanhNorm:
+    r"""The same on torch's fused kernels, with a second derivative by hand; not differentiable.
 
-    With :math:`a = \overline{n \dot u}`, the tangents are
+    :meth:`pull` is the transposed derivative; :meth:`push` the derivative along a tangent
+    :math:`\dot u`, and :meth:`pull_both`, once after it, the way back through both. With
+    :math:`J(g) = (g - \bar g - n \, \overline{g n}) / \sigma`, the symmetric derivative of the
+    normalisation:
 
     .. math::
-        \dot n = (\dot u - \bar{\dot u} - n a) / \sigma, \qquad
-        \dot t = (1 - t^2) \gamma \dot n
-
-    Not differentiable itself: it works in place.
+        \dot n = J(\dot u), \qquad \dot t = (1 - t^2) \gamma \dot n
 
     Args:
-        normed: :math:`n`, ``[N, D]``.
-        inv_std: :math:`1 / \sigma`, ``[N, 1]``.
+        u: ``[N, D]``, contiguous.
+        gamma: scale ``[D]``.
+        beta: offset ``[D]``.
         output: :math:`t`, ``[N, D]``.
-        gamma: ``[D]``.
-        du: :math:`\dot u`, ``[N, D]``.
+        mean: of each row, ``[N, 1]``.
+        inv_std: :math:`1 / \sigma` of each row, ``[N, 1]``.
     """
 
     def __init__(
-        self, normed: Tensor, inv_std: Tensor, output: Tensor, gamma: Tensor, du: Tensor
+        self,
+        u: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        output: Tensor,
+        mean: Tensor,
+        inv_std: Tensor,
     ) -> None:
-        self.normed, self.inv_std, self.output, self.gamma = normed, inv_std, output, gamma
-        self.du = du
-        self.slope = 1 - output.square()  # [N, D]
-        self.along = (normed * du).mean(dim=1, keepdim=True)  # a, [N, 1]
-        centred = du - du.mean(dim=1, keepdim=True)
-        self.dn = centred.addcmul_(normed, self.along, value=-1).mul_(inv_std)  # [N, D]
-        self.gamma_dn = gamma * self.dn  # [N, D]
-        self.dt = self.slope * self.gamma_dn  # [N, D]
+        self.u, self.gamma, self.beta = u, gamma, beta
+        self.output, self.mean, self.inv_std = output, mean, inv_std
 
-    def pull(self, e: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @classmethod
+    def at(cls, u: Tensor, gamma: Tensor, beta: Tensor) -> FusedTanhNorm:
+        """Evaluates it at ``u [N, D]``."""
+        normal, mean, inv_std = torch.native_layer_norm(u, gamma.shape, gamma, beta, EPS)
+        return cls(u, gamma, beta, normal.tanh_(), mean, inv_std)
+
+    @property
+    def state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``u``, ``mean``, ``inv_std`` and ``output``: with gamma and beta, all there is."""
+        return self.u, self.mean, self.inv_std, self.output
+
+    def pull(self, d: Tensor) -> Tensor:
+        r"""The pullback :math:`J(\gamma (1 - t^2) d)` of ``d [N, D]``."""
+        return self._normal(_tanh_backward(d, self.output), self.gamma)
+
+    def push(self, du: Tensor) -> Tensor:
+        r"""The tangent :math:`\dot t` along ``du [N, D]``, which it keeps."""
+        self.du = du
+        self.dn = self._normal(du, None)  # [N, D]
+        self.gamma_dn = self.gamma * self.dn  # [N, D]
+        return _tanh_backward(self.gamma_dn, self.output)
+
+    def pull_both(self, e: Tensor, d: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         r"""Gradient of :math:`\langle e, t \rangle + \langle d, \dot t \rangle` in u, gamma, beta.
 
-        With :math:`w = \gamma (1 - t^2) d` and
+        That in u goes to ``out [N, D]``; those in gamma and beta are returned, ``[D]``.
+
+        With :math:`a = \overline{n \dot u}`, :math:`s = (1 - t^2) d`, :math:`w = \gamma s` and
         :math:`q = (1 - t^2)(e - 2 t \gamma \dot n d)`,
 
         .. math::
             \partial_\beta &= \textstyle\sum q, \qquad
-            \partial_\gamma = \sum q n + (1 - t^2) d \dot n \\
-            p &= \gamma q - (a w + \overline{w n} \, \dot u) / \sigma \\
-            \partial_u &= (p - \bar p - n (\overline{p n} + \overline{w \dot n})) / \sigma
+            \partial_\gamma = \sum q n + s \dot n \\
+            \partial_u &= J(\gamma (q - a s / \sigma))
+                - (\overline{w n} \, \dot n + \overline{w \dot n} \, n) / \sigma
 
-        Spends the tangent: call it once. ``e`` is overwritten.
+        Spends the tangent and overwrites ``e``.
         """
-        n, inv_std = self.normed, self.inv_std
-        slope_d = self.slope * d  # [N, D]
-        w = self.gamma * slope_d
-        q = e.addcmul_(self.output, self.gamma_dn.mul_(d), value=-2).mul_(self.slope)
+        n = (self.u - self.mean).mul_(self.inv_std)  # [N, D]
+        s = _tanh_backward(d, self.output)  # [N, D]
+        e.addcmul_(self.output, self.gamma_dn.mul_(d), value=-2)
+        q = _tanh_backward(e, self.output)  # [N, D]
         d_beta = q.sum(dim=0)  # [D]
-        d_gamma = (q * n).addcmul_(slope_d, self.dn).sum(dim=0)  # [D]
-        w_along = (w * n).mean(dim=1, keepdim=True)  # [N, 1]
-        w_tangent = self.dn.mul_(w).mean(dim=1, keepdim=True)  # [N, 1]
-        p = q.mul_(self.gamma)
-        p.addcmul_(w, inv_std * self.along, value=-1)
-        p.addcmul_(self.du, inv_std * w_along, value=-1)
-        along = (p * n).mean(dim=1, keepdim=True) + w_tangent  # [N, 1]
-        d_u = p.sub_(p.mean(dim=1, keepdim=True)).addcmul_(n, along, value=-1).mul_(inv_std)
-        return d_u, d_gamma, d_beta
+        d_gamma = torch.mul(q, n, out=e).addcmul_(s, self.dn).sum(dim=0)  # [D]
+        along = _row_mean(n, self.du, e)  # a, [N, 1]
+        w = torch.mul(self.gamma, s, out=self.gamma_dn)  # [N, D]
+        w_along, w_tangent = _row_mean(w, n, e), _row_mean(w, self.dn, e)  # [N, 1]
+        d_u = self._normal(q.addcmul_(s, along * self.inv_std, value=-1), self.gamma)
+        d_u.addcmul_(self.dn, w_along * self.inv_std, value=-1)
+        torch.addcmul(d_u, n, w_tangent * self.inv_std, value=-1, out=out)
+        return d_gamma, d_beta
+
+    def _normal(self, g: Tensor, gamma: Tensor | None) -> Tensor:
+        r""":math:`J(\gamma g)`, or :math:`J(g)` without gamma: ``[N, D]``."""
+        statistics = (list(self.gamma.shape), self.mean, self.inv_std)
+        only_u = [True, False, False]
+        beta = None if gamma is None else self.beta
+        return torch.ops.aten.native_layer_norm_backward(
+            g, self.u, *statistics, gamma, beta, only_u
+        )[0]
+
+
+def _tanh_backward(d: Tensor, output: Tensor) -> Tensor:
+    """``(1 - output ** 2) * d`` in one pass."""
+    return torch.ops.aten.tanh_backward(d, output)
+
+
+def _row_mean(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
+    """Mean of ``a * b`` over each row: ``[N, 1]``."""
+    return torch.mul(a, b, out=scratch).mean(dim=1, keepdim=True)
