@@ -157,32 +157,16 @@ class GradientByHand(torch.autograd.Function):
         from_dy1, from_dy23 = (dy @ a.T for a in weights.a_y.split(weights.split))
         d_fixed = torch.empty_like(fixed)  # [N, 3H+32]
         h_total = torch.zeros_like(total)  # [S, 3H+32]
-        d_b, d_w3 = torch.zeros_like(b), torch.zeros_like(w3)
-        d_norms = [torch.zeros_like(p) for p in (gamma1, beta1, gamma2, beta2)]
-        for i, rows in enumerate(_chunks(fixed, wide)):
+        sums = [torch.zeros_like(weight) for weight in weights[1:]]
+        for i, rows in enumerate(_chunks(fixed, weights)):
             kept = Kept(*parts[i * len(Kept._fields) : (i + 1) * len(Kept._fields)])
-            d3 = kept.d23[:, hidden:]  # [n, 32]
-            stage1 = FusedTanhNorm(kept.u1, gamma1, beta1, kept.t1, kept.mean1, kept.inv_std1)
-            stage2 = FusedTanhNorm(kept.u2, gamma2, beta2, kept.t2, kept.mean2, kept.inv_std2)
-
-            dt1 = stage1.push(from_dy1.index_select(0, index[rows]))  # [n, 2H]
-            du23 = from_dy23.index_select(0, index[rows]).addmm_(dt1, b.T)  # [n, H+32]
-            dt2 = stage2.push(du23[:, :hidden].contiguous())  # [n, H]
-            do = du23[:, hidden:].addmm_(dt2, w3.T)  # [n, 32]
-
             h = d_fixed[rows]  # [n, 3H+32]
-            h1, h2, h3 = h.split(weights.widths, dim=1)
-            torch.mul(do, 2 / OUTPUTS, out=h3)
-            d_norm2 = stage2.pull_both(h3 @ w3, d3 @ w3, out=h2)
-            h23 = h[:, wide:]
-            d_norm1 = stage1.pull_both(h23 @ b, kept.to_t1, out=h1)
+            derivatives = _back(from_dy1, from_dy23, index[rows], weights, kept, h)
             h_total.index_add_(0, index[rows], h)
-            d_b.addmm_(h23.T, kept.t1).addmm_(kept.d23.T, dt1)
-            d_w3.addmm_(h3.T, kept.t2).addmm_(d3.T, dt2)
-            for sum_, part in zip(d_norms, (*d_norm1, *d_norm2), strict=True):
+            for sum_, part in zip(sums, derivatives, strict=True):
                 sum_ += part
         d_a = torch.addmm(h_total.T @ y, total.T, dy)  # [3H+32, Dy]
-        return h_total @ weights.a_y, d_fixed, None, None, d_a, d_b, d_w3, *d_norms
+        return h_total @ weights.a_y, d_fixed, None, None, d_a, *sums
 
 
 class Kept(NamedTuple):
@@ -215,32 +199,64 @@ def _sum_pulled(
 
     What backward needs is appended to ``kept``, if given.
     """
-    _, b, w3, gamma1, beta1, gamma2, beta2 = weights
-    wide, hidden = gamma1.shape[0], gamma2.shape[0]
     from_y1, from_y23 = (y @ a.T for a in weights.a_y.split(weights.split))  # [S, 2H], [S, H+32]
     total1, total23 = torch.zeros_like(from_y1), torch.zeros_like(from_y23)
-    for rows in _chunks(fixed, wide):
-        segment = index[rows]
-        u1 = from_y1.index_select(0, segment).add_(fixed[rows, :wide])  # [n, 2H]
-        stage1 = FusedTanhNorm.at(u1, gamma1, beta1)
-        u23 = from_y23.index_select(0, segment).add_(fixed[rows, wide:])  # [n, H+32]
-        u23.addmm_(stage1.output, b.T)
-        stage2 = FusedTanhNorm.at(u23[:, :hidden].contiguous(), gamma2, beta2)
-        d3 = u23[:, hidden:].addmm_(stage2.output, w3.T).mul_(2 / OUTPUTS)  # [n, 32]
-        d23 = torch.cat([stage2.pull(d3 @ w3), d3], dim=1)  # [n, H+32]
-        to_t1 = d23 @ b  # [n, 2H]
-        total1.index_add_(0, segment, stage1.pull(to_t1))
-        total23.index_add_(0, segment, d23)
+    for rows in _chunks(fixed, weights):
+        d1, chunk = _forth(from_y1, from_y23, fixed[rows], index[rows], weights)
+        total1.index_add_(0, index[rows], d1)
+        total23.index_add_(0, index[rows], chunk.d23)
         if kept is not None:
-            kept.append(Kept(*stage1.state, *stage2.state, to_t1, d23))
+            kept.append(chunk)
     total = torch.cat([total1, total23], dim=1)  # [S, 3H+32]
     return total, total @ weights.a_y
 
 
-def _chunks(fixed: Tensor, wide: int) -> Iterator[slice]:
+def _forth(
+    from_y1: Tensor, from_y23: Tensor, fixed: Tensor, segment: Tensor, weights: Weights
+) -> tuple[Tensor, Kept]:
+    r""":math:`\delta_1` ``[n, 2H]`` of a chunk of ``n`` elements, and the rest of it."""
+    _, b, w3, gamma1, beta1, gamma2, beta2 = weights
+    wide, hidden = weights.widths[:2]
+    u1 = from_y1.index_select(0, segment).add_(fixed[:, :wide])  # [n, 2H]
+    stage1 = FusedTanhNorm.at(u1, gamma1, beta1)
+    u23 = from_y23.index_select(0, segment).add_(fixed[:, wide:])  # [n, H+32]
+    u23.addmm_(stage1.output, b.T)
+    stage2 = FusedTanhNorm.at(u23[:, :hidden].contiguous(), gamma2, beta2)
+    d3 = u23[:, hidden:].addmm_(stage2.output, w3.T).mul_(2 / OUTPUTS)  # [n, 32]
+    d23 = torch.cat([stage2.pull(d3 @ w3), d3], dim=1)  # [n, H+32]
+    to_t1 = d23 @ b  # [n, 2H]
+    return stage1.pull(to_t1), Kept(*stage1.state, *stage2.state, to_t1, d23)
+
+
+def _back(
+    from_dy1: Tensor, from_dy23: Tensor, segment: Tensor, weights: Weights, kept: Kept, h: Tensor
+) -> tuple[Tensor, ...]:
+    r"""Writes :math:`\eta` of a chunk to ``h [n, 3H+32]``; derivatives in the weights but a_y."""
+    _, b, w3, gamma1, beta1, gamma2, beta2 = weights
+    wide, hidden = weights.widths[:2]
+    d3 = kept.d23[:, hidden:]  # [n, 32]
+    stage1 = FusedTanhNorm(kept.u1, gamma1, beta1, kept.t1, kept.mean1, kept.inv_std1)
+    stage2 = FusedTanhNorm(kept.u2, gamma2, beta2, kept.t2, kept.mean2, kept.inv_std2)
+
+    dt1 = stage1.push(from_dy1.index_select(0, segment))  # [n, 2H]
+    du23 = from_dy23.index_select(0, segment).addmm_(dt1, b.T)  # [n, H+32]
+    dt2 = stage2.push(du23[:, :hidden].contiguous())  # [n, H]
+    do = du23[:, hidden:].addmm_(dt2, w3.T)  # [n, 32]
+
+    h1, h2, h3 = h.split(weights.widths, dim=1)
+    torch.mul(do, 2 / OUTPUTS, out=h3)
+    d_norm2 = stage2.pull_both(h3 @ w3, d3 @ w3, out=h2)
+    h23 = h[:, wide:]
+    d_norm1 = stage1.pull_both(h23 @ b, kept.to_t1, out=h1)
+    d_b = torch.addmm(h23.T @ kept.t1, kept.d23.T, dt1)  # [H+32, 2H]
+    d_w3 = torch.addmm(h3.T @ kept.t2, d3.T, dt2)  # [32, H]
+    return d_b, d_w3, *d_norm1, *d_norm2
+
+
+def _chunks(fixed: Tensor, weights: Weights) -> Iterator[slice]:
     """Rows to work on at a time: a cacheful on a CPU, elsewhere all."""
     rows = fixed.shape[0]
-    size = max(CHUNK // wide, 1) if fixed.device.type == "cpu" else max(rows, 1)
+    size = max(CHUNK // weights.widths[0], 1) if fixed.device.type == "cpu" else max(rows, 1)
     return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
 
 

@@ -76,8 +76,9 @@ class FusedTanhNorm:
     @classmethod
     def at(cls, u: Tensor, gamma: Tensor, beta: Tensor) -> FusedTanhNorm:
         """Evaluates it at ``u [N, D]``."""
-        normal, mean, inv_std = torch.native_layer_norm(u, gamma.shape, gamma, beta, EPS)
-        return cls(u, gamma, beta, normal.tanh_(), mean, inv_std)
+        double, mean, inv_std = torch.native_layer_norm(u, gamma.shape, 2 * gamma, 2 * beta, EPS)
+        output = double.sigmoid_().mul_(2).sub_(1)  # tanh, at half the price on a CPU
+        return cls(u, gamma, beta, output, mean, inv_std)
 
     @property
     def state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -117,12 +118,14 @@ class FusedTanhNorm:
         q = _tanh_backward(e, self.output)  # [N, D]
         d_beta = q.sum(dim=0)  # [D]
         d_gamma = torch.mul(q, n, out=e).addcmul_(s, self.dn).sum(dim=0)  # [D]
-        along = _row_mean(n, self.du, e)  # a, [N, 1]
         w = torch.mul(self.gamma, s, out=self.gamma_dn)  # [N, D]
-        w_along, w_tangent = _row_mean(w, n, e), _row_mean(w, self.dn, e)  # [N, 1]
-        d_u = self._normal(q.addcmul_(s, along * self.inv_std, value=-1), self.gamma)
-        d_u.addcmul_(self.dn, w_along * self.inv_std, value=-1)
-        torch.addcmul(d_u, n, w_tangent * self.inv_std, value=-1, out=out)
+        along, w_along, w_tangent = (
+            torch.mul(one, other, out=e).mean(dim=1, keepdim=True).mul_(self.inv_std)
+            for one, other in ((n, self.du), (w, n), (w, self.dn))
+        )  # a and the two means of w, each over sigma, [N, 1]
+        d_u = self._normal(q.addcmul_(s, along, value=-1), self.gamma)
+        d_u.addcmul_(self.dn, w_along, value=-1)
+        torch.addcmul(d_u, n, w_tangent, value=-1, out=out)
         return d_gamma, d_beta
 
     def _normal(self, g: Tensor, gamma: Tensor | None) -> Tensor:
@@ -138,8 +141,3 @@ class FusedTanhNorm:
 def _tanh_backward(d: Tensor, output: Tensor) -> Tensor:
     """``(1 - output ** 2) * d`` in one pass."""
     return torch.ops.aten.tanh_backward(d, output)
-
-
-def _row_mean(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
-    """Mean of ``a * b`` over each row: ``[N, 1]``."""
-    return torch.mul(a, b, out=scratch).mean(dim=1, keepdim=True)
