@@ -83,7 +83,8 @@ class Config:
     patience: int | None = _setting(None, "stop after so many epochs without a better valid score")
     precision: Literal["32", "bf16", "64"] = _setting("32", "bf16 is mixed precision")
     compile: bool = _setting(
-        False, "compile EA's inner step: half a minute at first, then faster; needs a C++ compiler"
+        False,
+        "compile EA's inner step: half a minute at first, no gain on a CPU; needs a C++ compiler",
     )
     seed: int = _setting(0, "of weights, order and dropout")
     seeds: int = _setting(1, "number of runs, from --seed upwards, summed up as mean and deviation")

@@ -151,9 +151,6 @@ class GradientByHand(torch.autograd.Function):
         weights, total, parts = Weights(*rest[:size]), rest[size], rest[size + 1 :]
         if torch.is_grad_enabled():
             return _again(dy, y, fixed, index, ctx.num_segments, weights)
-        _, b, w3, gamma1, beta1, gamma2, beta2 = weights
-        wide, hidden = gamma1.shape[0], gamma2.shape[0]
-
         from_dy1, from_dy23 = (dy @ a.T for a in weights.a_y.split(weights.split))
         d_fixed = torch.empty_like(fixed)  # [N, 3H+32]
         h_total = torch.zeros_like(total)  # [S, 3H+32]
