@@ -73,6 +73,13 @@ def _ours(adjoint: Callable[[], Adjoint]) -> Build:
     return lambda channels, steps: EAAggregation(channels, channels, steps=steps, adjoint=adjoint())
 
 
+def _half_width(adjoint: Callable[[], Adjoint]) -> Build:
+    """A potential of half the width: a quarter of the products of a step."""
+    return lambda channels, steps: EAAggregation(
+        channels, channels, channels // 2, steps=steps, adjoint=adjoint()
+    )
+
+
 def _listing(channels: int, steps: int) -> nn.Module:
     potential = ForwardOnly(ResNetPotential(channels, channels, channels))
     return EAAggregation(channels, channels, steps=steps, potential=potential)
@@ -95,6 +102,7 @@ CONTESTANTS: dict[str, Contestant] = {
         Contestant(f"truncated-{LAST}", _ours(lambda: Truncated(LAST))),
         Contestant("truncated-1", _ours(lambda: Truncated(1))),
         Contestant("implicit", _ours(Implicit)),
+        Contestant("half-width", _half_width(Unrolled)),
         Contestant("unrolled+compile", _ours(Unrolled), compiled=True),
         Contestant(f"truncated-{LAST}+compile", _ours(lambda: Truncated(LAST)), compiled=True),
         Contestant("unrolled+bf16", _ours(Unrolled), autocast=torch.bfloat16),
@@ -102,6 +110,7 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 
 EXACT = ("unrolled", "unrolled+compile", "checkpointed")  # the exact gradient in float32
+NARROWER = ("half-width",)  # a smaller potential, exact gradient
 CHEAPER = (
     "truncated-1",
     f"truncated-{LAST}",

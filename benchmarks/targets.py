@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from benchmarks.analysis import Ratio, ratio, select, slope, smallest
-from benchmarks.contestants import CHEAPER, EXACT, LAST
+from benchmarks.contestants import CHEAPER, EXACT, LAST, NARROWER
 from benchmarks.peak import FLAT
 
 LINEAR = 1.1  # a slope up to this counts as linear
@@ -98,8 +98,8 @@ def _memory(frame: pd.DataFrame) -> Iterator[Row]:
 def _models(frame: pd.DataFrame) -> Iterator[Row]:
     rows = select(frame, section="model")
     total = select(rows, contestant="sum")
-    exact = tuple(name for name in EXACT)
-    for names, kind in ((exact, "exact"), (CHEAPER, "cheaper adjoint")):
+    kinds = ((EXACT, "exact"), (CHEAPER, "cheaper adjoint"), (NARROWER, "exact, H = D / 2"))
+    for names, kind in kinds:
         for steps, most in ((2, 1.3), (5, 1.6), (10, 2.3)):
             both = pd.concat([total, rows[(rows["steps"] == steps)]])
             yield from _best(both, f"GIN with EA-{steps} ({kind}) / sum", names, "sum", most)

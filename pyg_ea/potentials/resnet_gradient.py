@@ -67,7 +67,7 @@ def gradient_in_y(
         return plain_gradient_in_y(y, fixed, index, num_segments, weights)
     if torch.is_grad_enabled():
         return GradientByHand.apply(y, fixed, index, num_segments, *weights)
-    return _sum_pulled(y, fixed, index, num_segments, weights, None)[1]
+    return _sum_pulled(_from_segments(y, weights), fixed, index, weights) @ weights.a_y
 
 
 def plain_gradient_in_y(
@@ -136,29 +136,32 @@ class GradientByHand(torch.autograd.Function):
         *composed: Tensor,
     ) -> Tensor:
         """See :func:`gradient_in_y`; ``composed`` are the :class:`Weights`."""
+        weights = Weights(*composed)
         kept: list[Kept] = []
-        total, gradient = _sum_pulled(y, fixed, index, num_segments, Weights(*composed), kept)
+        from_y = _from_segments(y, weights)
+        total = _sum_pulled(from_y, fixed, index, weights, kept)
         ctx.num_segments = num_segments  # type: ignore[attr-defined]
         parts = (part for chunk in kept for part in chunk)
-        ctx.save_for_backward(y, fixed, index, *composed, total, *parts)
-        return gradient
+        ctx.save_for_backward(y, fixed, index, *composed, total, from_y[0], *parts)
+        return total @ weights.a_y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """The derivative along ``dy [S, Dy]`` and back; see the class."""
         y, fixed, index, *rest = ctx.saved_tensors
         size = len(Weights._fields)
-        weights, total, parts = Weights(*rest[:size]), rest[size], rest[size + 1 :]
+        weights, (total, from_y1, *parts) = Weights(*rest[:size]), rest[size:]
         if torch.is_grad_enabled():
             return _again(dy, y, fixed, index, ctx.num_segments, weights)
-        from_dy1, from_dy23 = (dy @ a.T for a in weights.a_y.split(weights.split))
+        from_dy = _from_segments(dy, weights)
         d_fixed = torch.empty_like(fixed)  # [N, 3H+32]
         h_total = torch.zeros_like(total)  # [S, 3H+32]
         sums = [torch.zeros_like(weight) for weight in weights[1:]]
         for i, rows in enumerate(_chunks(fixed, weights)):
             kept = Kept(*parts[i * len(Kept._fields) : (i + 1) * len(Kept._fields)])
             h = d_fixed[rows]  # [n, 3H+32]
-            derivatives = _back(from_dy1, from_dy23, index[rows], weights, kept, h)
+            u1 = from_y1.index_select(0, index[rows]).add_(fixed[rows, : weights.widths[0]])
+            derivatives = _back(from_dy, u1, index[rows], weights, kept, h)
             h_total.index_add_(0, index[rows], h)
             for sum_, part in zip(sums, derivatives, strict=True):
                 sum_ += part
@@ -167,14 +170,13 @@ class GradientByHand(torch.autograd.Function):
 
 
 class Kept(NamedTuple):
-    """What backward needs of one chunk of ``n`` elements."""
+    """What backward needs of one chunk of ``n`` elements; ``u1`` is cheap to make again."""
 
-    u1: Tensor
-    """``[n, 2H]``, like ``t1`` and ``to_t1``; those of the second stage are ``[n, H]``."""
     mean1: Tensor
     """``[n, 1]``, like ``inv_std1``."""
     inv_std1: Tensor
     t1: Tensor
+    """``[n, 2H]``, like ``to_t1``; those of the second stage are ``[n, H]``."""
     u2: Tensor
     mean2: Tensor
     inv_std2: Tensor
@@ -184,59 +186,67 @@ class Kept(NamedTuple):
     """``[n, H+32]``"""
 
 
+def _from_segments(rows: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """``A_y y``, or the same of a tangent: ``[S, Dy] -> [S, 2H], [S, H+32]``."""
+    a1, a23 = weights.a_y.split(weights.split)
+    return rows @ a1.T, rows @ a23.T
+
+
 def _sum_pulled(
-    y: Tensor,
+    from_y: tuple[Tensor, Tensor],
     fixed: Tensor,
     index: Tensor,
-    num_segments: int,
     weights: Weights,
-    kept: list[Kept] | None,
-) -> tuple[Tensor, Tensor]:
-    r"""The segments' sums of :math:`\delta`, ``[S, 3H+32]``, and the gradient made of them.
+    kept: list[Kept] | None = None,
+) -> Tensor:
+    r"""The segments' sums of :math:`\delta`, ``[S, 3H+32]``.
 
     What backward needs is appended to ``kept``, if given.
     """
-    from_y1, from_y23 = (y @ a.T for a in weights.a_y.split(weights.split))  # [S, 2H], [S, H+32]
-    total1, total23 = torch.zeros_like(from_y1), torch.zeros_like(from_y23)
+    total1, total23 = map(torch.zeros_like, from_y)
     for rows in _chunks(fixed, weights):
-        d1, chunk = _forth(from_y1, from_y23, fixed[rows], index[rows], weights)
+        d1, chunk = _forth(from_y, fixed[rows], index[rows], weights)
         total1.index_add_(0, index[rows], d1)
         total23.index_add_(0, index[rows], chunk.d23)
         if kept is not None:
             kept.append(chunk)
-    total = torch.cat([total1, total23], dim=1)  # [S, 3H+32]
-    return total, total @ weights.a_y
+    return torch.cat([total1, total23], dim=1)
 
 
 def _forth(
-    from_y1: Tensor, from_y23: Tensor, fixed: Tensor, segment: Tensor, weights: Weights
+    from_y: tuple[Tensor, Tensor], fixed: Tensor, segment: Tensor, weights: Weights
 ) -> tuple[Tensor, Kept]:
     r""":math:`\delta_1` ``[n, 2H]`` of a chunk of ``n`` elements, and the rest of it."""
     _, b, w3, gamma1, beta1, gamma2, beta2 = weights
     wide, hidden = weights.widths[:2]
-    u1 = from_y1.index_select(0, segment).add_(fixed[:, :wide])  # [n, 2H]
+    u1 = from_y[0].index_select(0, segment).add_(fixed[:, :wide])  # [n, 2H]
     stage1 = FusedTanhNorm.at(u1, gamma1, beta1)
-    u23 = from_y23.index_select(0, segment).add_(fixed[:, wide:])  # [n, H+32]
+    u23 = from_y[1].index_select(0, segment).add_(fixed[:, wide:])  # [n, H+32]
     u23.addmm_(stage1.output, b.T)
     stage2 = FusedTanhNorm.at(u23[:, :hidden].contiguous(), gamma2, beta2)
     d3 = u23[:, hidden:].addmm_(stage2.output, w3.T).mul_(2 / OUTPUTS)  # [n, 32]
     d23 = torch.cat([stage2.pull(d3 @ w3), d3], dim=1)  # [n, H+32]
     to_t1 = d23 @ b  # [n, 2H]
-    return stage1.pull(to_t1), Kept(*stage1.state, *stage2.state, to_t1, d23)
+    return stage1.pull(to_t1), Kept(*stage1.state[1:], *stage2.state, to_t1, d23)
 
 
 def _back(
-    from_dy1: Tensor, from_dy23: Tensor, segment: Tensor, weights: Weights, kept: Kept, h: Tensor
+    from_dy: tuple[Tensor, Tensor],
+    u1: Tensor,
+    segment: Tensor,
+    weights: Weights,
+    kept: Kept,
+    h: Tensor,
 ) -> tuple[Tensor, ...]:
     r"""Writes :math:`\eta` of a chunk to ``h [n, 3H+32]``; derivatives in the weights but a_y."""
     _, b, w3, gamma1, beta1, gamma2, beta2 = weights
     wide, hidden = weights.widths[:2]
     d3 = kept.d23[:, hidden:]  # [n, 32]
-    stage1 = FusedTanhNorm(kept.u1, gamma1, beta1, kept.t1, kept.mean1, kept.inv_std1)
+    stage1 = FusedTanhNorm(u1, gamma1, beta1, kept.t1, kept.mean1, kept.inv_std1)
     stage2 = FusedTanhNorm(kept.u2, gamma2, beta2, kept.t2, kept.mean2, kept.inv_std2)
 
-    dt1 = stage1.push(from_dy1.index_select(0, segment))  # [n, 2H]
-    du23 = from_dy23.index_select(0, segment).addmm_(dt1, b.T)  # [n, H+32]
+    dt1 = stage1.push(from_dy[0].index_select(0, segment))  # [n, 2H]
+    du23 = from_dy[1].index_select(0, segment).addmm_(dt1, b.T)  # [n, H+32]
     dt2 = stage2.push(du23[:, :hidden].contiguous())  # [n, H]
     do = du23[:, hidden:].addmm_(dt2, w3.T)  # [n, 32]
 
