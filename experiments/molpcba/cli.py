@@ -14,7 +14,7 @@ from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 from experiments.molpcba.config import Config, flag
 from experiments.molpcba.errors import UserError
 from experiments.molpcba.models import ADJOINTS
-from experiments.molpcba.readouts import READOUTS
+from experiments.molpcba.readouts import PARTS
 
 EXAMPLES = """
 Examples:
@@ -33,11 +33,9 @@ def build_parser(exit_on_error: bool = False) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file; flags win over it")
     hints = typing.get_type_hints(Config)
-    choices = {"readout": tuple(READOUTS), "adjoint": tuple(ADJOINTS)}
+    choices = {"adjoint": tuple(ADJOINTS)}
     for item in fields(Config):
-        text = item.metadata["help"].format(
-            readouts=", ".join(READOUTS), adjoints=", ".join(ADJOINTS)
-        )
+        text = item.metadata["help"].format(parts=", ".join(PARTS), adjoints=", ".join(ADJOINTS))
         option: dict[str, Any] = {"default": item.default, "help": text}
         if hints[item.name] is bool:
             option["action"] = ActionYesNo(no_prefix="no-")

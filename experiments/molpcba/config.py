@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from experiments.molpcba.errors import UserError
+from experiments.molpcba.readouts import parts_of
 
 T = TypeVar("T")
 
@@ -42,7 +43,9 @@ class Config:
     )
     # network
     model: Literal["gin", "gcn"] = _setting("gin", "graph network, OGB's reference layers")
-    readout: str = _setting("ea", "from nodes to graph: {readouts}")
+    readout: str = _setting(
+        "ea", "from nodes to graph: one of {parts}, or several joined by +, side by side"
+    )
     local: Literal["sum", "ea"] = _setting(
         "sum", "aggregation of neighbours: sum is the model's own (degree-weighted in gcn)"
     )
@@ -51,7 +54,7 @@ class Config:
     layers: int | None = _setting(None, "rounds of message passing; follows the preset")
     dropout: float | None = _setting(None, "follows the preset")
     readout_norm: Literal["layer", "none"] | None = _setting(
-        None, "norm between readout and head, for every readout alike; follows the preset"
+        None, "norm behind each part of the readout, whatever it is; follows the preset"
     )
     head_width: int = _setting(0, "width of a hidden layer between readout and output; 0: none")
     # Equilibrium Aggregation
@@ -104,6 +107,7 @@ class Config:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"{flag(name)} must be at least 0 and below 1, got {value}")
+        parts_of(self.readout)
         if not self.inner_momentum > 0:
             raise UserError("--inner-momentum must be above 0: it is trained from there")
         if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):

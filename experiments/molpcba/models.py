@@ -14,7 +14,7 @@ from experiments.molpcba.config import Config, known
 from experiments.molpcba.convs import LAYERS
 from experiments.molpcba.data.ogb_api import AtomEncoder
 from experiments.molpcba.norms import BatchNorm
-from experiments.molpcba.readouts import READOUTS, ConcatenatedReadout
+from experiments.molpcba.readouts import Readout, build_readout
 from pyg_ea import (
     Adjoint,
     Checkpointed,
@@ -29,10 +29,12 @@ from pyg_ea import (
 ADJOINTS: dict[str, Callable[[], Adjoint]] = {
     "unrolled": Unrolled,
     "checkpointed": Checkpointed,
-    "truncated": lambda: Truncated(5),
+    "truncated-1": lambda: Truncated(1),
+    "truncated-3": lambda: Truncated(3),
+    "truncated-5": lambda: Truncated(5),
     "implicit": Implicit,
 }
-"""``--adjoint``: unrolled is the paper's; truncated goes back through the last 5 steps."""
+"""``--adjoint``: unrolled is the paper's; truncated-K goes back through the last K steps."""
 
 
 class MoleculeNetwork(nn.Module):
@@ -45,8 +47,6 @@ class MoleculeNetwork(nn.Module):
         num_tasks: number of outputs.
         dropout: after each layer.
         virtual_node: add a node that every atom of a graph talks to between layers.
-        readout_norm: put a LayerNorm between readout and head. It decides whether EA learns, and
-            helps the other readouts too.
         head_width: width of a hidden layer in the head; 0: the head is linear.
 
     Shapes:
@@ -58,12 +58,11 @@ class MoleculeNetwork(nn.Module):
     def __init__(
         self,
         convs: list[nn.Module],
-        readout: ConcatenatedReadout,
+        readout: Readout,
         width: int,
         num_tasks: int,
         dropout: float = 0.5,
         virtual_node: bool = False,
-        readout_norm: bool = True,
         head_width: int = 0,
     ) -> None:
         super().__init__()
@@ -72,16 +71,14 @@ class MoleculeNetwork(nn.Module):
         self.norms = nn.ModuleList([BatchNorm(width) for _ in convs])
         self.virtual_node = VirtualNode(width, len(convs), dropout) if virtual_node else None
         self.readout = readout
-        size = readout.out_channels
-        self.readout_norm = nn.LayerNorm(size) if readout_norm else nn.Identity()
-        self.head = _head(size, head_width, num_tasks, dropout)
+        self.head = _head(readout.out_channels, head_width, num_tasks, dropout)
         self.dropout = dropout
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[S, num_tasks]``."""
         x = self.encode(batch)
         graphs = self.readout(x, batch.batch, batch.num_graphs)
-        return self.head(self.readout_norm(graphs))
+        return self.head(graphs)
 
     def encode(self, batch: Batch) -> Tensor:
         """Node features after the last layer: ``[N, width]``."""
@@ -155,12 +152,11 @@ def build_network(config: Config, num_tasks: int) -> MoleculeNetwork:
 
     return MoleculeNetwork(
         convs=[LAYERS[config.model](width, local()) for _ in range(known(config.layers))],
-        readout=READOUTS[config.readout].build(width, ea),
+        readout=build_readout(config.readout, width, ea, norm=config.readout_norm == "layer"),
         width=width,
         num_tasks=num_tasks,
         dropout=known(config.dropout),
         virtual_node=config.virtual_node,
-        readout_norm=config.readout_norm == "layer",
         head_width=config.head_width,
     )
 

@@ -52,8 +52,8 @@ def load_preset(name: str) -> dict[str, Any]:
 def default_name(config: Config, data_name: str) -> str:
     """A run folder's name: data, model, readout, local aggregation and seed."""
     parts = [data_name, config.model + ("-vn" if config.virtual_node else "")]
-    uses_steps = "ea" in config.readout.split("-")
-    parts.append(f"{config.readout}{config.steps}" if uses_steps else config.readout)
+    readout = (f"ea{config.steps}" if part == "ea" else part for part in config.readout.split("+"))
+    parts.append("+".join(readout))
     if config.local == "ea":
         parts.append(f"local-ea{config.steps}")
     return "-".join([*parts, f"seed{config.seed}"])

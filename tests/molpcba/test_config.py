@@ -40,7 +40,8 @@ def test_flags_win_over_the_yaml_file(tmp_path, order):
     [
         (["--steps", "0"], "--steps must be 1 or more, got 0"),
         (["--nonsense", "3"], "--nonsense"),
-        (["--readout", "medain"], "--readout must be one of ['ea', 'sum'"),
+        (["--readout", "medain"], "--readout must be parts joined by '+', each one of ea, sum,"),
+        (["--readout", "ea+ea"], "--readout has 'ea' more than once: 'ea+ea'"),
         (["--epochs", "many"], "--epochs must be int, got many"),
         (["--lr", "-1"], "--lr must be above 0, got -1.0"),
         (["--lr", "nan"], "--lr must be float, got nan"),
@@ -110,6 +111,7 @@ def test_default_names_differ_where_runs_differ():
         Config(),
         Config(model="gcn"),
         Config(readout="mean"),
+        Config(readout="ea+mean"),
         Config(steps=5),
         Config(local="ea"),
         Config(virtual_node=True),

@@ -15,7 +15,7 @@ from experiments.molpcba.inner import InnerLoopMeter, ea_layers
 from experiments.molpcba.models import ADJOINTS, build_network
 from experiments.molpcba.norms import BatchNorm
 from experiments.molpcba.presets import resolve
-from experiments.molpcba.readouts import READOUTS
+from experiments.molpcba.readouts import PARTS, build_readout
 from pyg_ea import auxiliary_loss
 
 SMALL = Config(width=12, layers=2, steps=3, dropout=0.0, epochs=1, batch_size=8, lr=0.01)
@@ -61,7 +61,7 @@ def test_gcn_layer_is_the_formula(batch):
     torch.testing.assert_close(layer(x, batch.edge_index, batch.edge_attr), expected)
 
 
-@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("readout", [*PARTS, "ea+mean+sum+max", "set2set+ea"])
 def test_each_readout_gives_finite_logits_and_gradients(readout, batch):
     model = network(readout=readout)
     logits = model(batch)
@@ -70,7 +70,16 @@ def test_each_readout_gives_finite_logits_and_gradients(readout, batch):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-    assert model.readout.out_channels == READOUTS[readout].multiple * 12
+    assert model.readout.out_channels == sum(PARTS[p].multiple for p in readout.split("+")) * 12
+
+
+def test_parts_stand_side_by_side_each_behind_its_own_norm():
+    x, batch = torch.randn(7, 4), torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    together = build_readout("mean+sum", 4, ea=None)(x, batch, 2)
+    for i, part in enumerate(("mean", "sum")):
+        plain = build_readout(part, 4, ea=None, norm=False)(x, batch, 2)
+        expected = torch.nn.functional.layer_norm(plain, (4,))
+        torch.testing.assert_close(together[:, 4 * i : 4 * i + 4], expected)
 
 
 @pytest.mark.parametrize("model", ["gin", "gcn"])
@@ -98,7 +107,7 @@ def test_bonds_matter_in_every_message(batch):
     assert not torch.allclose(before, net(other))
 
 
-@pytest.mark.parametrize("settings", [{}, {"local": "ea"}, {"readout": "multi"}])
+@pytest.mark.parametrize("settings", [{}, {"local": "ea"}, {"readout": "ea+mean+sum+max"}])
 def test_a_molecule_is_predicted_alone_as_in_company(settings, tiny_data):
     net = network(**settings).double().eval()
     together = net(tiny_data.graphs.batch(torch.arange(10)))
