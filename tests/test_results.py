@@ -1,5 +1,6 @@
 """Every published table is what the committed records give."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ pytest.importorskip("ogb")
 
 from benchmarks.records import read
 from benchmarks.report import report
+from experiments.molpcba.ablations import report as report_study
 from experiments.molpcba.summary import summarise
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(p for p in ROOT.glob("results/benchmarks/*") if p.is_dir())
+ABLATIONS = sorted(p for p in ROOT.glob("results/ablations/*") if p.is_dir())
 STUDIES = sorted(p for p in ROOT.glob("results/molpcba/*") if p.is_dir())
 
 
@@ -21,6 +24,14 @@ def test_the_table_of_a_study_is_made_of_its_records(study, tmp_path):
     summarise(runs, tmp_path)
     table = (tmp_path / "summary.md").read_text().strip()
     assert table == (study / "summary.md").read_text().strip()
+    assert table in (ROOT / "docs" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("study", ABLATIONS, ids=lambda p: p.name)
+def test_the_table_of_a_grid_of_runs_is_made_of_its_records(study, tmp_path):
+    copy = shutil.copytree(study, tmp_path / study.name)
+    table = report_study(copy).strip()
+    assert table == (study / "table.md").read_text().strip()
     assert table in (ROOT / "docs" / "results.md").read_text()
 
 
