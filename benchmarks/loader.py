@@ -4,6 +4,8 @@
 plain list of `Data` in memory, no worker processes. Both shuffle. The two take turns, so that
 other load on the machine meets both; the medians over `--rounds` are printed and written as CSV.
 `ratio` compares elapsed time, `cpu_ratio` processor time, which other load does not disturb.
+`share` is what the packed loader takes of a training step of OGB's GIN (5 layers, 300 features,
+mean pooling, Adam), the loader included.
 """
 
 from __future__ import annotations
@@ -20,9 +22,14 @@ import pandas as pd
 import torch
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
+from torch.nn import functional as F
+from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
+from experiments.molpcba.config import Config
 from experiments.molpcba.data import DataError, GraphLoader, MoleculeData, load
+from experiments.molpcba.models import build_network
+from experiments.molpcba.presets import resolve
 
 
 def _parser() -> ArgumentParser:
@@ -54,6 +61,25 @@ def rate(loader: Iterable, number: int) -> Rate:
     return Rate(count / elapsed, 1_000 * (time.process_time() - cpu) / count)
 
 
+class Step:
+    """A training step of OGB's GIN with mean pooling, on one batch again and again."""
+
+    def __init__(self, data: MoleculeData, batch: Batch) -> None:
+        config = resolve(Config(readout="mean", preset="reference"), data.name)
+        self.batch, self.network = batch, build_network(config, data.num_tasks)
+        self.optimizer = torch.optim.Adam(self.network.parameters())
+        self()
+
+    def __call__(self) -> float:
+        """Takes it; its seconds."""
+        start, labelled = time.perf_counter(), ~self.batch.y.isnan()
+        self.optimizer.zero_grad()
+        logits = self.network(self.batch)
+        F.binary_cross_entropy_with_logits(logits[labelled], self.batch.y[labelled]).backward()
+        self.optimizer.step()
+        return time.perf_counter() - start
+
+
 def measure(
     data: MoleculeData, batch_sizes: Sequence[int], graphs: int, batches: int, rounds: int
 ) -> pd.DataFrame:
@@ -64,7 +90,10 @@ def measure(
     for batch_size in batch_sizes:
         packed = GraphLoader(data.graphs, index, batch_size, shuffle=True)
         pyg = DataLoader(singles, batch_size, shuffle=True)
-        pairs = [(rate(packed, batches), rate(pyg, batches)) for _ in range(rounds)]
+        step, seconds, pairs = Step(data, next(iter(packed))), [], []
+        for _ in range(rounds):
+            pairs.append((rate(packed, batches), rate(pyg, batches)))
+            seconds.append(step())
         ours, theirs = (
             Rate(*map(median, zip(*rates, strict=True))) for rates in zip(*pairs, strict=True)
         )
@@ -79,6 +108,8 @@ def measure(
                 "packed_cpu_ms": ours.cpu_ms,
                 "pyg_cpu_ms": theirs.cpu_ms,
                 "cpu_ratio": theirs.cpu_ms / ours.cpu_ms,
+                "step_ms": 1_000 * median(seconds),
+                "share": 1 / (1 + median(seconds) * ours.per_second),
             }
         )
     return pd.DataFrame(rows)
@@ -93,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(data.source)
     table = measure(data, options.batch_sizes, options.graphs, options.batches, options.rounds)
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(options.out, index=False)
     print(f"written to {options.out}")
