@@ -106,7 +106,8 @@ def table(results: dict[str, Any], folder: Path) -> str:
         rows.append(("score", "stopped before the end of the first epoch; --resume starts again"))
     else:
         title = TITLES[results["metric"]]
-        scores = f"valid {results['valid']:.4f}   test {results['test']:.4f}"
+        test = "not known" if results["test"] is None else f"{results['test']:.4f}"
+        scores = f"valid {results['valid']:.4f}   test {test}"
         rows.append((title, f"{scores}   (best-valid epoch {results['best_epoch']}; "
                             f"chance {results['chance']:.4f})"))  # fmt: skip
     return "\n" + "\n".join(f"{name:8s} {text}" for name, text in rows)

@@ -161,26 +161,39 @@ class Session:
     def _conclude(self, trainer: L.Trainer, interrupted: bool) -> dict[str, Any]:
         """Test score of the best epoch, ``results.json``, figures, and the table."""
         history = self.recorder.history
-        status = "interrupted" if interrupted else "finished"
-        results = collect(self.config, self.data, self.module, history, status)
+        results = collect(self.config, self.data, self.module, history, "interrupted")
         if trainer.is_global_zero:
+            if history:
+                self.folder.write_metrics(history)  # may have been killed before its last row
             self.folder.write_results(results)  # at once: testing takes a while
         if history:
             results["test"] = self._test(trainer)
+            results["status"] = "interrupted" if interrupted else "finished"
             if trainer.is_global_zero:
                 self.folder.write_results(results)
                 plot_run(self.folder.path)
         say(table(results, self.folder.path))
         return results
 
-    def _test(self, trainer: L.Trainer) -> float:
-        """Test score of the best epoch's weights."""
+    def _test(self, trainer: L.Trainer) -> float | None:
+        """Test score of the best epoch's weights.
+
+        None when ``best.ckpt`` is of an epoch whose record a kill or damage has cost: that epoch
+        has to be repeated first.
+        """
         best = best_row(self.recorder.history, self.score)
-        checkpoint = read_checkpoint(self.folder.best)
+        try:
+            checkpoint = read_checkpoint(self.folder.best)
+        except UserError as error:
+            raise UserError(
+                f"{error}, and with it the best epoch's weights: delete the files in "
+                f"{self.folder.checkpoints} to repeat the run from its first epoch with --resume"
+            ) from error
+        if checkpoint["epoch"] != best["epoch"]:
+            return None
         self.module.load_state_dict(checkpoint["state_dict"])
         tester = trainer if trainer.world_size > 1 else self._trainer(logged=False)
         tester.test(self.module, datamodule=Molecules(self.data, self.config), verbose=False)
-        assert checkpoint["epoch"] == best["epoch"], "best.ckpt does not belong to metrics.csv"
         return self.module.scores[f"test_{self.data.metric}"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -181,6 +182,85 @@ def test_a_damaged_checkpoint_costs_one_epoch(
     assert "no checkpoint in" in capsys.readouterr().err
 
 
+class Killed(BaseException):
+    """Ends a run at once, as a kill does; nothing catches it."""
+
+
+def test_killed_before_the_last_row_is_written(command, run_folder, tmp_path, monkeypatch):
+    assert command("--name", "whole") == 0
+    original = RunFolder.write_metrics
+
+    def write_metrics(self, history):
+        if len(history) == 4:
+            raise Killed
+        original(self, history)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_metrics", write_metrics)
+        with pytest.raises(Killed):
+            command()
+    assert len(metrics(run_folder)) == 3
+    assert command("--resume") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
+def test_killed_while_the_test_part_is_scored(command, tmp_path, monkeypatch):
+    """Such a run is not finished yet, also for --seeds."""
+    flags = ("--seeds", "1", "--name", "run-seed0")
+
+    def test_step(self, batch, step):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MoleculeTraining, "test_step", test_step)
+        with pytest.raises(Killed):
+            command(*flags)
+    folder = RunFolder(tmp_path / "runs" / "run-seed0")
+    assert not folder.finished
+    assert command("--seeds", "2", "--name", "run", "--resume") == 0
+    assert folder.finished
+    assert json.loads(folder.results.read_text())["test"] is not None
+
+
+def test_interrupted_again_in_an_epoch_whose_record_was_lost(
+    command, run_folder, tmp_path, monkeypatch, capsys
+):
+    """best.ckpt is then newer than last.ckpt, and nothing can be tested yet."""
+    assert command("--seed", "1", "--name", "whole") == 0
+    best = json.loads(RunFolder(tmp_path / "runs" / "whole").results.read_text())["best_epoch"]
+    assert best > 0
+    original = Path.replace
+
+    def replace(self, target):
+        if target == run_folder.last and torch.load(self, weights_only=True)["epoch"] == best:
+            raise Killed
+        return original(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(Killed):
+            command("--seed", "1")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step=5 * best + 2)
+        assert command("--seed", "1", "--resume") == 130
+    assert "test not known" in capsys.readouterr().out
+    assert command("--seed", "1", "--resume") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
+def test_a_damaged_best_checkpoint_says_what_to_do(command, run_folder, tmp_path, capsys):
+    assert command() == 0
+    run_folder.best.write_bytes(run_folder.best.read_bytes()[:1000])
+    message = fails(command, capsys, "--resume")
+    assert "best.ckpt is damaged" in message
+    assert "delete the files in" in message
+    for path in run_folder.checkpoints.iterdir():
+        path.unlink()
+    assert command("--resume") == 0
+    assert command("--name", "whole") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
 def fails(command, capsys, *flags: str) -> str:
     """The one line of a user's mistake."""
     capsys.readouterr()
@@ -252,6 +332,33 @@ def test_a_full_disk_keeps_the_last_checkpoint(command, run_folder, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(L.Trainer, "save_checkpoint", save_checkpoint)
         assert "No space left" in fails(command, capsys)
+    assert command("--resume") == 0
+    assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
+    command, run_folder, tmp_path, monkeypatch, capsys, share
+):
+    """A limit on file size makes writing fail as a full disk does."""
+    assert command("--name", "whole") == 0
+    room = int(share * RunFolder(tmp_path / "runs" / "whole").last.stat().st_size)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    original = MoleculeTraining.on_save_checkpoint
+
+    def on_save_checkpoint(self, checkpoint):
+        original(self, checkpoint)
+        if self.current_epoch == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(MoleculeTraining, "on_save_checkpoint", on_save_checkpoint)
+            message = fails(command, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "writing failed" in message
+    assert "--resume" in message
     assert command("--resume") == 0
     assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
 
