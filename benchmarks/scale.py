@@ -1,0 +1,152 @@
+"""The size of ogbg-molpcba without its download: rows of a CSV file repeated, and really prepared.
+
+`python -m benchmarks.scale --csv FILE --rows 437929`. Every row is parsed and featurised by the
+trainer's own preparation, as if it were a molecule of its own. Measured are the time of that, the
+room it takes on disk and its peak memory (resident memory of the process and all its workers, added
+up every 0.2 s; pages that they share count in each); then, in a fresh process, the time from its
+start to the first batch; and what an epoch of OGB's GIN (reference preset) with sum and with EA-15
+would take, from some steps on one batch. Written to OUT/scale.json; the data stays under --root.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+
+from benchmarks.records import machine
+from experiments.molpcba.data import DataError
+from experiments.molpcba.data.csv_source import CsvSource
+
+PREPARE = (
+    "import sys; from experiments.molpcba.data import load; load(csv=sys.argv[1], root=sys.argv[2])"
+)
+AIMS = {"peak memory of the preparation, GiB": 8.0, "first batch since process start, s": 20.0}
+GIB = 2**30
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--csv", type=Path, required=True, help="rows to repeat")
+    parser.add_argument("--rows", type=PositiveInt, default=437_929)
+    parser.add_argument("--steps", type=PositiveInt, default=10, help="training steps to time")
+    parser.add_argument("--root", type=Path, default=Path("dataset"), help="folder of the data")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scale"))
+    return parser
+
+
+def stand_in(source: Path, rows: int, root: Path) -> Path:
+    """Writes a CSV file of `rows` rows, those of `source` over and over; its path."""
+    path = root / f"{CsvSource.of(source).stem}-{rows}.csv"
+    opened = gzip.open if source.read_bytes()[:2] == b"\x1f\x8b" else open
+    root.mkdir(parents=True, exist_ok=True)
+    with opened(source, "rt", newline="") as file, open(path, "w", newline="") as copy:
+        header, *body = csv.reader(file)
+        writer = csv.writer(copy)
+        writer.writerow(header)
+        writer.writerows(itertools.islice(itertools.cycle(body), rows))
+    return path
+
+
+class PeakMemory:
+    """The largest sum of resident memory of a process and its descendants, in GiB.
+
+    Args:
+        pid: the process; measuring ends with `stop`.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.value = pid, 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float:
+        """Ends the measurement; the peak."""
+        self._ended.set()
+        self._thread.join()
+        return self.value
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.2):
+            self.value = max(self.value, resident(self.pid) / GIB)
+
+
+def resident(root: int) -> int:
+    """Bytes of resident memory of process `root` and its descendants, added up."""
+    children, pages = defaultdict(list), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        children[int(fields[1])].append(int(folder.name))
+        pages[int(folder.name)] = int(fields[21])
+    total, waiting = 0, [root]
+    while waiting:
+        pid = waiting.pop()
+        total += pages.get(pid, 0)
+        waiting += children[pid]
+    return total * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure(path: Path, root: Path, steps: int) -> dict[str, float]:
+    """Prepares the CSV file `path` under `root`, then opens it in a fresh process."""
+    before = set(root.iterdir())
+    started = time.perf_counter()
+    with subprocess.Popen([sys.executable, "-c", PREPARE, str(path), str(root)]) as process:
+        memory = PeakMemory(process.pid)
+    peak = memory.stop()
+    if process.returncode:
+        raise DataError(f"the preparation failed with exit code {process.returncode}")
+    seconds = time.perf_counter() - started
+    made = [f for new in set(root.iterdir()) - before for f in new.rglob("*") if f.is_file()]
+    if not made:
+        raise DataError(f"{path} was already prepared under {root}: give another --root")
+    command = [sys.executable, "-m", "benchmarks.first_batch", str(time.time())]
+    told = subprocess.run(
+        [*command, str(path), str(root), str(steps)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return {
+        "preparation, s": seconds,
+        "disk, GiB": sum(f.stat().st_size for f in made) / GIB,
+        "peak memory of the preparation, GiB": peak,
+        **json.loads(told.stdout.splitlines()[-1]),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints and writes the record."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
+    try:
+        path = stand_in(options.csv, options.rows, options.root)
+        record = measure(path, options.root, options.steps)
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    about = machine() | {"command": " ".join(["python -m benchmarks.scale", *given])}
+    written = {"rows": options.rows, "measured": record, "machine": about}
+    (options.out / "scale.json").write_text(json.dumps(written, indent=2) + "\n")
+    for name, value in record.items():
+        aim = AIMS.get(name)
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+        held = "" if aim is None else f"  (aim {aim:g}: {'met' if value <= aim else 'NOT MET'})"
+        print(f"{name:50s} {shown:>12s}{held}")
+    print(f"written to {options.out / 'scale.json'}")
+
+
+if __name__ == "__main__":
+    main()
