@@ -1,12 +1,17 @@
-"""OGB's reference training loop, written plainly, beside ``python -m experiments.molpcba``.
+"""OGB's reference training loop, written plainly, against ``python -m experiments.molpcba``.
 
 The loop is that of OGB's ``main_pyg.py``: PyG's ``DataLoader`` over single ``Data`` objects, Adam
 at a constant rate, cross entropy over the known labels of a batch, valid and test scored after
-every epoch, the test score reported at the best-valid epoch. Network, data, split and batch size
-are those of a configuration of the trainer, so the two can be compared in score and in time:
+every epoch, the test score reported at the best-valid epoch. Network, data, split, batch size and
+seeds are those of the trainer, which takes turns with it, seed by seed, first with the same
+readout, then with EA (15 steps):
 
-    python -m benchmarks.ogb_loop --out ogb_loop.json --readout sum --epochs 10
-    python -m experiments.molpcba --readout sum --epochs 10 --schedule constant
+    python -m benchmarks.ogb_loop --data embedded --epochs 10 --seeds 3 --out runs/ogb_loop
+
+Flags are the trainer's (readout ``sum`` and a constant rate unless given) and ``--out``, a new
+folder for ``records.csv`` (a row for each run), ``machine.json`` and the trainer's run folders.
+Seconds are those of training for an epoch and of scoring the valid part, the median over a run's
+epochs; the trainer's include its checkpoints.
 """
 
 from __future__ import annotations
@@ -15,15 +20,18 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from statistics import median
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
+from benchmarks.records import MACHINE, machine
 from experiments.molpcba.cli import parse
 from experiments.molpcba.config import Config, known
 from experiments.molpcba.data import DataError, MoleculeData
@@ -31,8 +39,14 @@ from experiments.molpcba.errors import UserError
 from experiments.molpcba.evaluation import Metric
 from experiments.molpcba.models import build_network
 from experiments.molpcba.presets import resolve
-from experiments.molpcba.run import load_data
-from experiments.molpcba.runs import write_text
+from experiments.molpcba.run import load_data, run
+from experiments.molpcba.runs import RunFolder, write_text
+from experiments.molpcba.seeds import mean_and_deviation
+
+RECORDS = "records.csv"
+
+Row = dict[str, float]
+"""``valid`` and ``test`` score at the best-valid epoch, and ``seconds`` an epoch."""
 
 
 def train_epoch(
@@ -41,7 +55,7 @@ def train_epoch(
     """OGB's ``train``; returns the mean loss of the steps."""
     model.train()
     losses = []
-    for batch in tqdm(loader, "training", leave=False):
+    for batch in tqdm(loader, "training", leave=False, disable=None):
         batch = batch.to(device)
         if batch.x.shape[0] == 1 or batch.batch[-1] == 0:
             continue  # as OGB: BatchNorm cannot bear it
@@ -59,12 +73,13 @@ def train_epoch(
 def evaluate(model: nn.Module, loader: DataLoader, metric: Metric, device: torch.device) -> float:
     """OGB's ``eval``."""
     model.eval()
-    pairs = [(b.y, model(b.to(device)).cpu()) for b in tqdm(loader, "scoring", leave=False)]
+    bar = tqdm(loader, "scoring", leave=False, disable=None)
+    pairs = [(b.y, model(b.to(device)).cpu()) for b in bar]
     return metric(torch.cat([y for y, _ in pairs]), torch.cat([out for _, out in pairs]))
 
 
-def run(config: Config, data: MoleculeData) -> dict[str, Any]:
-    """Trains as OGB does; the scores, and the seconds of each epoch's training and evaluation."""
+def run_plainly(config: Config, data: MoleculeData) -> Row:
+    """Trains as OGB does."""
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graphs = data.graphs.batch(torch.arange(len(data.graphs))).to_data_list()
@@ -81,44 +96,86 @@ def run(config: Config, data: MoleculeData) -> dict[str, Any]:
     for epoch in range(known(config.epochs)):
         start = time.perf_counter()
         loss = train_epoch(model, loaders["train"], optimizer, device)
-        trained = time.perf_counter()
         valid = evaluate(model, loaders["valid"], metric, device)
         scored = time.perf_counter()
         test = evaluate(model, loaders["test"], metric, device)
-        rows.append(
-            {
-                "epoch": epoch,
-                "train_loss": loss,
-                "valid": valid,
-                "test": test,
-                "train_seconds": trained - start,
-                "valid_seconds": scored - trained,
-            }
-        )
-        print(f"epoch {epoch:3d}  loss {loss:.4f}  valid {valid:.4f}  {trained - start:.1f} s")
+        seconds = scored - start
+        rows.append({"valid": valid, "test": test, "seconds": seconds})
+        print(f"epoch {epoch:3d}  loss {loss:.4f}  valid {valid:.4f}  {seconds:.1f} s", flush=True)
     best = max(rows, key=lambda row: row["valid"])
-    return {"loop": "ogb", "data": data.name, "readout": config.readout, "seed": config.seed,
-            "valid": best["valid"], "test": best["test"], "epochs": rows}  # fmt: skip
+    return best | {"seconds": median(row["seconds"] for row in rows)}
+
+
+def run_trainer(config: Config) -> Row:
+    """Trains with the trainer."""
+    results = run(config)
+    metrics = pd.read_csv(RunFolder(Path(config.runs_dir) / results["name"]).metrics)
+    seconds = float(metrics["seconds"].median())
+    return {"valid": results["valid"], "test": results["test"], "seconds": seconds}
+
+
+def compare(config: Config, folder: Path) -> pd.DataFrame:
+    """A row for each run, also written to ``folder`` as they come."""
+    data = load_data(config)
+    rows = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        given = replace(config, seed=seed, seeds=1, runs_dir=str(folder / "runs"))
+        same = resolve(given, data.name)
+        with_ea = resolve(replace(given, readout="ea", steps=15), data.name)
+        turns = {
+            f"OGB's loop, {config.readout}": lambda same=same: run_plainly(same, data),
+            f"trainer, {config.readout}": lambda same=same: run_trainer(same),
+            "trainer, EA-15": lambda with_ea=with_ea: run_trainer(with_ea),
+        }
+        for name, turn in turns.items():
+            print(f"\n--- {name}, seed {seed}", flush=True)
+            rows.append({"loop": name, "seed": seed, "data": data.name, **turn()})
+            write_text(folder / RECORDS, pd.DataFrame(rows).to_csv(index=False))
+    return pd.DataFrame(rows)
+
+
+def table(records: pd.DataFrame) -> pd.DataFrame:
+    """Scores over seeds, their difference to OGB's loop seed by seed, and the ratio of times."""
+    wide = records.pivot(index="seed", columns="loop", values=["test", "valid", "seconds"])
+    loops = list(records["loop"].unique())
+    test, seconds = wide["test"], wide["seconds"]
+    reference = loops[0]
+    return pd.DataFrame(
+        [
+            {
+                "loop": loop,
+                "seeds": len(wide),
+                "test": mean_and_deviation(list(test[loop])),
+                "test - OGB's": mean_and_deviation(list(test[loop] - test[reference])),
+                "valid": mean_and_deviation(list(wide["valid"][loop])),
+                "s an epoch": round(float(seconds[loop].median()), 2),
+                "time / OGB's": round(float((seconds[loop] / seconds[reference]).median()), 3),
+            }
+            for loop in loops
+        ]
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The trainer's flags, and ``--out FILE`` for the record; returns the exit code."""
+    """The command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    out = None
-    if "--out" in words:
+    command = " ".join(["python -m benchmarks.ogb_loop", *words])
+    folder = Path("runs/ogb_loop")
+    if "--out" in words[:-1]:
         at = words.index("--out")
-        out = Path(words[at + 1])
+        folder = Path(words[at + 1])
         del words[at : at + 2]
     try:
-        config = parse(words)
-        data = load_data(config)
-        results = run(resolve(config, data.name), data)
+        config = parse(words, {"readout": "sum", "schedule": "constant"})
+        if folder.exists():
+            raise UserError(f"{folder} is there already: give --out a new folder")
+        folder.mkdir(parents=True)
+        write_text(folder / MACHINE, json.dumps(machine() | {"command": command}, indent=2) + "\n")
+        records = compare(config, folder)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"valid {results['valid']:.4f}  test {results['test']:.4f}")
-    if out is not None:
-        write_text(out, json.dumps(results, indent=2) + "\n")
+    print(f"\n{table(records).to_string(index=False)}\nrecords: {folder / RECORDS}")
     return 0
 
 
