@@ -119,14 +119,15 @@ def compare(config: Config, folder: Path) -> pd.DataFrame:
     data = load_data(config)
     rows = []
     for seed in range(config.seed, config.seed + config.seeds):
-        given = replace(config, seed=seed, seeds=1, runs_dir=str(folder / "runs"))
+        given = replace(config, seed=seed, seeds=1, name=None, runs_dir=str(folder / "runs"))
         same = resolve(given, data.name)
         with_ea = resolve(replace(given, readout="ea", steps=15), data.name)
         turns = {
             f"OGB's loop, {config.readout}": lambda same=same: run_plainly(same, data),
             f"trainer, {config.readout}": lambda same=same: run_trainer(same),
-            "trainer, EA-15": lambda with_ea=with_ea: run_trainer(with_ea),
         }
+        if with_ea != same:
+            turns["trainer, EA-15"] = lambda with_ea=with_ea: run_trainer(with_ea)
         for name, turn in turns.items():
             print(f"\n--- {name}, seed {seed}", flush=True)
             rows.append({"loop": name, "seed": seed, "data": data.name, **turn()})
