@@ -21,6 +21,7 @@ from pyg_ea.energy import (
     unit_scaling,
 )
 from pyg_ea.losses import auxiliary_loss
+from pyg_ea.multi import NormedMultiAggregation
 from pyg_ea.pool import EAGlobalPool
 from pyg_ea.potentials import (
     AttentionPotential,
@@ -53,6 +54,7 @@ __all__ = [
     "MeanPotential",
     "NesterovSolver",
     "NoPrior",
+    "NormedMultiAggregation",
     "Potential",
     "Prior",
     "QuantilePotential",

@@ -24,7 +24,7 @@ LEVELS = [
     {"energy"},
     {"adjoints"},
     {"aggregation"},
-    {"pool", "conv", "losses"},
+    {"pool", "conv", "losses", "multi"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -11,9 +11,9 @@ from typing import Any
 
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
+from experiments.molpcba.adjoints import NAMES
 from experiments.molpcba.config import Config, flag
 from experiments.molpcba.errors import UserError
-from experiments.molpcba.models import ADJOINTS
 from experiments.molpcba.readouts import PARTS
 
 EXAMPLES = """
@@ -33,14 +33,11 @@ def build_parser(exit_on_error: bool = False) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file; flags win over it")
     hints = typing.get_type_hints(Config)
-    choices = {"adjoint": tuple(ADJOINTS)}
     for item in fields(Config):
-        text = item.metadata["help"].format(parts=", ".join(PARTS), adjoints=", ".join(ADJOINTS))
+        text = item.metadata["help"].format(parts=", ".join(PARTS), adjoints=", ".join(NAMES))
         option: dict[str, Any] = {"default": item.default, "help": text}
         if hints[item.name] is bool:
             option["action"] = ActionYesNo(no_prefix="no-")
-        elif item.name in choices:
-            option["type"] = typing.Literal[choices[item.name]]
         else:
             option["type"] = _without_none(hints[item.name])
         parser.add_argument(flag(item.name), **option)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
+from experiments.molpcba.adjoints import build_adjoint
 from experiments.molpcba.errors import UserError
 from experiments.molpcba.readouts import parts_of
 
@@ -108,6 +109,7 @@ class Config:
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"{flag(name)} must be at least 0 and below 1, got {value}")
         parts_of(self.readout)
+        build_adjoint(self.adjoint)
         if not self.inner_momentum > 0:
             raise UserError("--inner-momentum must be above 0: it is trained from there")
         if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import Aggregation, global_add_pool
 
+from experiments.molpcba.adjoints import build_adjoint
 from experiments.molpcba.config import Config, known
 from experiments.molpcba.convs import LAYERS
 from experiments.molpcba.data.ogb_api import AtomEncoder
 from experiments.molpcba.norms import BatchNorm
-from experiments.molpcba.readouts import Readout, build_readout
-from pyg_ea import (
-    Adjoint,
-    Checkpointed,
-    EAAggregation,
-    Implicit,
-    L2Prior,
-    NesterovSolver,
-    Truncated,
-    Unrolled,
-)
-
-ADJOINTS: dict[str, Callable[[], Adjoint]] = {
-    "unrolled": Unrolled,
-    "checkpointed": Checkpointed,
-    "truncated-1": lambda: Truncated(1),
-    "truncated-3": lambda: Truncated(3),
-    "truncated-5": lambda: Truncated(5),
-    "implicit": Implicit,
-}
-"""``--adjoint``: unrolled is the paper's; truncated-K goes back through the last K steps."""
+from experiments.molpcba.readouts import Site, build_readout
+from pyg_ea import EAAggregation, L2Prior, NesterovSolver, NormedMultiAggregation
 
 
 class MoleculeNetwork(nn.Module):
@@ -58,7 +38,7 @@ class MoleculeNetwork(nn.Module):
     def __init__(
         self,
         convs: list[nn.Module],
-        readout: Readout,
+        readout: NormedMultiAggregation,
         width: int,
         num_tasks: int,
         dropout: float = 0.5,
@@ -77,7 +57,7 @@ class MoleculeNetwork(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[S, num_tasks]``."""
         x = self.encode(batch)
-        graphs = self.readout(x, batch.batch, batch.num_graphs)
+        graphs = self.readout(x, batch.batch, dim_size=batch.num_graphs)
         return self.head(graphs)
 
     def encode(self, batch: Batch) -> Tensor:
@@ -140,8 +120,17 @@ def _head(size: int, hidden: int, num_tasks: int, dropout: float) -> nn.Module:
     )
 
 
-def build_network(config: Config, num_tasks: int) -> MoleculeNetwork:
-    """The network that a resolved configuration describes."""
+def build_network(
+    config: Config, num_tasks: int, graph_sizes: Tensor | None = None
+) -> MoleculeNetwork:
+    """The network that a resolved configuration describes.
+
+    Args:
+        config: resolved.
+        num_tasks: number of outputs.
+        graph_sizes: number of atoms of each training molecule; None for a network whose state is
+            then loaded.
+    """
     width = known(config.width)
 
     def ea() -> EAAggregation:
@@ -150,9 +139,10 @@ def build_network(config: Config, num_tasks: int) -> MoleculeNetwork:
     def local() -> str | Aggregation:
         return ea() if config.local == "ea" else "sum"
 
+    site = Site(width, ea, known(config.potential_width), config.steps, graph_sizes)
     return MoleculeNetwork(
         convs=[LAYERS[config.model](width, local()) for _ in range(known(config.layers))],
-        readout=build_readout(config.readout, width, ea, norm=config.readout_norm == "layer"),
+        readout=build_readout(config.readout, site, norm=config.readout_norm == "layer"),
         width=width,
         num_tasks=num_tasks,
         dropout=known(config.dropout),
@@ -173,5 +163,5 @@ def build_aggregation(config: Config, width: int) -> EAAggregation:
         solver=NesterovSolver(
             config.inner_lr, config.inner_momentum, config.inner_gtol, config.inner_clip
         ),
-        adjoint=ADJOINTS[config.adjoint](),
+        adjoint=build_adjoint(config.adjoint),
     )

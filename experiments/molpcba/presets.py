@@ -10,6 +10,7 @@ import yaml
 
 from experiments.molpcba.config import Config, to_dict
 from experiments.molpcba.errors import UserError
+from experiments.molpcba.readouts import ITERATIVE, parts_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets"
 REFERENCE_DATA = "ogbg-molpcba"
@@ -52,8 +53,8 @@ def load_preset(name: str) -> dict[str, Any]:
 def default_name(config: Config, data_name: str) -> str:
     """A run folder's name: data, model, readout, local aggregation and seed."""
     parts = [data_name, config.model + ("-vn" if config.virtual_node else "")]
-    readout = (f"ea{config.steps}" if part == "ea" else part for part in config.readout.split("+"))
-    parts.append("+".join(readout))
+    names = parts_of(config.readout)
+    parts.append("+".join(f"{n}{config.steps}" if n in ITERATIVE else n for n in names))
     if config.local == "ea":
         parts.append(f"local-ea{config.steps}")
     return "-".join([*parts, f"seed{config.seed}"])

@@ -4,75 +4,113 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import aggr
+from torch_geometric.nn.aggr import Aggregation
 
 from experiments.molpcba.errors import UserError
-from pyg_ea import EAAggregation
+from pyg_ea import EAAggregation, NormedMultiAggregation
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a readout is built.
+
+    Args:
+        width: size of node features.
+        ea: makes the layer of Equilibrium Aggregation.
+        potential_width: of PyG's EA, as of ours.
+        steps: of PyG's EA, as of ours.
+        graph_sizes: number of nodes of each training graph, which PNA's scalers are relative to;
+            None where a checkpoint holds their averages.
+    """
+
+    width: int
+    ea: Callable[[], EAAggregation]
+    potential_width: int
+    steps: int
+    graph_sizes: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Part:
     """One aggregation of a readout."""
 
-    build: Callable[[int, Callable[[], EAAggregation]], nn.Module]
-    """Takes the width and a factory of EA."""
+    build: Callable[[Site], Aggregation]
     multiple: int = 1
     """Size of its output, in multiples of the width."""
 
 
-class Readout(nn.Module):
-    """Aggregations side by side, each behind its own LayerNorm, concatenated.
-
-    The norm decides whether EA learns, and it helps other aggregations too: they all get the same.
-
-    Args:
-        parts: pairs of an aggregation and the size of its output.
-        norm: whether there are norms.
-
-    Shapes:
-        - **x:** :math:`(N, D)`; **batch:** :math:`(N)`, sorted
-        - **size:** number of graphs :math:`S`
-        - **output:** :math:`(S, \\text{out\\_channels})`
+class PyGEquilibriumAggregation(aggr.EquilibriumAggregation):
+    """PyG's own EA, so that the trainer can use it: it bears inference mode, keeps no graph without
+    gradients, and its three biases that cannot get a gradient are not trained.
     """
 
-    def __init__(self, parts: list[tuple[nn.Module, int]], norm: bool = True) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(part for part, _ in parts)
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(size) if norm else nn.Identity() for _, size in parts
-        )
-        self.out_channels = sum(size for _, size in parts)
+    def __init__(self, width: int, potential_width: int, steps: int) -> None:
+        super().__init__(width, width, [2 * potential_width, potential_width], grad_iter=steps)
+        for linear in (self.potential.layers[-1], *self.potential.res_trans[-2:]):
+            linear.bias.requires_grad_(False)
 
-    def forward(self, x: Tensor, batch: Tensor, size: int) -> Tensor:
-        """See the class."""
-        pooled = (part(x, batch, dim_size=size) for part in self.parts)
-        return torch.cat([norm(y) for norm, y in zip(self.norms, pooled, strict=True)], dim=-1)
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        ptr: Tensor | None = None,
+        dim_size: int | None = None,
+        dim: int = -2,
+    ) -> Tensor:
+        """As PyG's."""
+        recording = torch.is_grad_enabled()
+        with torch.inference_mode(False):
+            index = None if index is None else index.clone()
+            y = super().forward(x if recording else x.clone(), index, ptr, dim_size, dim)
+        return y if recording else y.detach()
 
 
-def _gate(width: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+def _attention(site: Site) -> Aggregation:
+    gate = nn.Sequential(nn.Linear(site.width, site.width), nn.ReLU(), nn.Linear(site.width, 1))
+    return aggr.AttentionalAggregation(gate)
 
 
-def _set_transformer(width: int) -> nn.Module:
-    heads = 4 if width % 4 == 0 else 1
-    return aggr.SetTransformerAggregation(width, num_seed_points=1, heads=heads)
+def _pooling_by_attention(site: Site) -> Aggregation:
+    """Set Transformer's pooling, one seed; its encoder would be a further layer of the network."""
+    heads = gcd(site.width, 4)
+    return aggr.SetTransformerAggregation(
+        site.width, num_seed_points=1, num_encoder_blocks=0, num_decoder_blocks=0, heads=heads
+    )
+
+
+def _pna(site: Site) -> Aggregation:
+    sizes = torch.ones(1, dtype=torch.long) if site.graph_sizes is None else site.graph_sizes
+    return aggr.DegreeScalerAggregation(
+        ["mean", "min", "max", "std"],
+        ["identity", "amplification", "attenuation"],
+        deg=sizes.bincount(),
+    )
 
 
 PARTS: dict[str, Part] = {
-    "ea": Part(lambda width, ea: ea()),
-    "sum": Part(lambda width, ea: aggr.SumAggregation()),
-    "mean": Part(lambda width, ea: aggr.MeanAggregation()),
-    "max": Part(lambda width, ea: aggr.MaxAggregation()),
-    "median": Part(lambda width, ea: aggr.MedianAggregation()),
-    "softmax": Part(lambda width, ea: aggr.SoftmaxAggregation(learn=True, channels=width)),
-    "attention": Part(lambda width, ea: aggr.AttentionalAggregation(_gate(width))),
-    "set2set": Part(lambda width, ea: aggr.Set2Set(width, processing_steps=3), multiple=2),
-    "set-transformer": Part(lambda width, ea: _set_transformer(width)),
+    "ea": Part(lambda site: site.ea()),
+    "sum": Part(lambda site: aggr.SumAggregation()),
+    "mean": Part(lambda site: aggr.MeanAggregation()),
+    "max": Part(lambda site: aggr.MaxAggregation()),
+    "median": Part(lambda site: aggr.MedianAggregation()),
+    "softmax": Part(lambda site: aggr.SoftmaxAggregation(learn=True, channels=site.width)),
+    "attention": Part(_attention),
+    "set2set": Part(lambda site: aggr.Set2Set(site.width, processing_steps=3), multiple=2),
+    "set-transformer": Part(_pooling_by_attention),
+    "pna": Part(_pna, multiple=12),
+    "pyg-ea": Part(
+        lambda site: PyGEquilibriumAggregation(site.width, site.potential_width, site.steps)
+    ),
 }
 """``--readout`` is one of these names, or several joined by ``+``."""
+
+ITERATIVE = ("ea", "pyg-ea")
+"""Parts that take ``--steps``."""
 
 
 def parts_of(readout: str) -> list[str]:
@@ -93,9 +131,15 @@ def parts_of(readout: str) -> list[str]:
     return names
 
 
-def build_readout(
-    readout: str, width: int, ea: Callable[[], EAAggregation], norm: bool = True
-) -> Readout:
-    """The readout of that name for nodes of size ``width``; ``ea()`` makes the EA part, if any."""
+def build_readout(readout: str, site: Site, norm: bool = True) -> NormedMultiAggregation:
+    """The readout of that name.
+
+    The norm behind each part decides whether EA learns, and it helps the others too: they all get
+    the same.
+    """
     parts = [PARTS[name] for name in parts_of(readout)]
-    return Readout([(part.build(width, ea), part.multiple * width) for part in parts], norm)
+    return NormedMultiAggregation(
+        [part.build(site) for part in parts],
+        [part.multiple * site.width for part in parts],
+        nn.LayerNorm if norm else nn.Identity,
+    )

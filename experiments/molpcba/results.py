@@ -13,6 +13,7 @@ from experiments.molpcba.callbacks import Row, best_row
 from experiments.molpcba.config import Config, to_dict
 from experiments.molpcba.data import MoleculeData
 from experiments.molpcba.evaluation import TITLES, Metric
+from experiments.molpcba.readouts import ITERATIVE, parts_of
 
 PACKAGES = ("pyg_ea", "torch", "torch-geometric", "lightning", "ogb", "rdkit", "numpy")
 
@@ -116,7 +117,7 @@ def table(results: dict[str, Any], folder: Path) -> str:
 def _architecture(results: dict[str, Any]) -> str:
     virtual = " with virtual node" if results["config"]["virtual_node"] else ""
     local = f", local {results['local']}" if results["local"] != "sum" else ""
-    uses_steps = "ea" in results["readout"].split("-") or results["local"] == "ea"
+    uses_steps = results["local"] == "ea" or set(ITERATIVE) & set(parts_of(results["readout"]))
     steps = f", {results['steps']} inner steps" if uses_steps else ""
     return f"{results['model']}{virtual}, readout {results['readout']}{local}{steps}"
 

@@ -46,7 +46,8 @@ class MoleculeTraining(L.LightningModule):
             "metric": data.metric,
             "config": to_dict(config),
         }
-        self.network = build_network(config, data.num_tasks)
+        sizes = data.graphs.node_ptr.diff()[data.splits["train"]]
+        self.network = build_network(config, data.num_tasks, sizes)
         self.metric = Metric(data.metric, data.num_tasks)
         layers = ea_layers(self.network)
         self.has_ea_readout = "readout" in layers

@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import nn
 from torch_geometric.data import Batch
+from torch_geometric.nn.aggr import EquilibriumAggregation
 
+from experiments.molpcba.adjoints import ADJOINTS, build_adjoint
 from experiments.molpcba.config import Config
 from experiments.molpcba.convs import GCNLayer, GINLayer
 from experiments.molpcba.inner import InnerLoopMeter, ea_layers
-from experiments.molpcba.models import ADJOINTS, build_network
+from experiments.molpcba.models import build_network
 from experiments.molpcba.norms import BatchNorm
 from experiments.molpcba.presets import resolve
-from experiments.molpcba.readouts import PARTS, build_readout
-from pyg_ea import auxiliary_loss
+from experiments.molpcba.readouts import PARTS, PyGEquilibriumAggregation, Site, build_readout
+from pyg_ea import Truncated, auxiliary_loss
 
 SMALL = Config(width=12, layers=2, steps=3, dropout=0.0, epochs=1, batch_size=8, lr=0.01)
 
@@ -68,18 +70,47 @@ def test_each_readout_gives_finite_logits_and_gradients(readout, batch):
     assert logits.shape == (12, 3)
     logits.square().sum().backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
     assert model.readout.out_channels == sum(PARTS[p].multiple for p in readout.split("+")) * 12
 
 
 def test_parts_stand_side_by_side_each_behind_its_own_norm():
     x, batch = torch.randn(7, 4), torch.tensor([0, 0, 0, 1, 1, 1, 1])
-    together = build_readout("mean+sum", 4, ea=None)(x, batch, 2)
+    site = Site(4, ea=None, potential_width=4, steps=1)
+    together = build_readout("mean+sum", site)(x, batch)
     for i, part in enumerate(("mean", "sum")):
-        plain = build_readout(part, 4, ea=None, norm=False)(x, batch, 2)
+        plain = build_readout(part, site, norm=False)(x, batch)
         expected = torch.nn.functional.layer_norm(plain, (4,))
         torch.testing.assert_close(together[:, 4 * i : 4 * i + 4], expected)
+
+
+def test_pna_s_scalers_are_relative_to_the_training_graphs(batch):
+    sizes = torch.tensor([3, 3, 12])
+    net = build_network(resolve(replace(SMALL, readout="pna"), "tiny"), 3, sizes)
+    expected = torch.log(sizes + 1.0).mean()
+    torch.testing.assert_close(net.readout.aggrs[0].avg_deg_log[0], expected)
+    other = network(readout="pna")  # as for a checkpoint: the averages come with the state
+    other.load_state_dict(net.state_dict())
+    torch.testing.assert_close(other.eval()(batch), net.eval()(batch))
+
+
+def test_pyg_s_ea_is_pyg_s():
+    torch.manual_seed(0)
+    ours = PyGEquilibriumAggregation(4, 3, steps=2)
+    theirs = EquilibriumAggregation(4, 4, [6, 3], grad_iter=2)
+    theirs.load_state_dict(ours.state_dict())
+    x, batch = torch.randn(7, 4), torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    expected = theirs(x, batch)
+    assert torch.equal(ours(x, batch), expected)
+    with torch.inference_mode():
+        assert torch.equal(ours(x.clone(), batch.clone()), expected)
+    with torch.no_grad():
+        assert not ours(x, batch).requires_grad
+    expected.sum().backward()
+    without = {name for name, p in theirs.named_parameters() if p.grad is None}
+    assert without == {name for name, p in ours.named_parameters() if not p.requires_grad}
 
 
 @pytest.mark.parametrize("model", ["gin", "gcn"])
@@ -92,11 +123,15 @@ def test_local_ea_reaches_every_layer(model, virtual_node, batch):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("adjoint", [*ADJOINTS, "truncated-2", "truncated-9"])
 @pytest.mark.filterwarnings("ignore:the implicit gradient")
 def test_adjoints_agree_on_the_output(adjoint, batch):
     expected = network(steps=6)(batch)
     torch.testing.assert_close(network(steps=6, adjoint=adjoint)(batch), expected)
+
+
+def test_truncated_takes_any_number_of_steps():
+    assert [build_adjoint(f"truncated-{k}") for k in (1, 12)] == [Truncated(1), Truncated(12)]
 
 
 def test_bonds_matter_in_every_message(batch):

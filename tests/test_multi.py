@@ -1,0 +1,119 @@
+"""NormedMultiAggregation: the conformance checks, and each part behind its own norm."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.nn import GINConv, aggr
+
+from pyg_ea import EAAggregation, NormedMultiAggregation, Truncated, auxiliary_loss
+from tests.conformance import CHANNELS, SIZES, SetModule, batch
+
+OUT = 4
+
+
+def ea(**arguments: object) -> EAAggregation:
+    return EAAggregation(CHANNELS, OUT, 8, 6, **arguments)
+
+
+class TestNormedMultiAggregation(SetModule):
+    def build(self) -> NormedMultiAggregation:
+        return NormedMultiAggregation(
+            [ea(), "mean", "sum", "max"], [OUT, CHANNELS, CHANNELS, CHANNELS]
+        )
+
+    def aggregate(self, module, x, index, num_sets=None) -> Tensor:
+        return module(x, index, dim_size=num_sets)
+
+    def test_each_part_stands_behind_its_own_norm(self, module) -> None:
+        x, index = batch()
+        with torch.no_grad():
+            for i, norm in enumerate(module.norms):
+                norm.weight.fill_(i + 1.0)
+                norm.bias.fill_(0.5 * i)
+        parts = self.run(module).split(module.channels, dim=1)
+        occupied = torch.tensor(SIZES) > 0
+        for i, (aggregation, got) in enumerate(zip(module.aggrs, parts, strict=True)):
+            y = aggregation(x, index, dim_size=len(SIZES))
+            expected = (i + 1) * F.layer_norm(y, y.shape[1:]) + 0.5 * i
+            torch.testing.assert_close(got[occupied], expected[occupied])
+
+    def test_empty_sets_stay_zero_whatever_the_norms_learn(self, module) -> None:
+        with torch.no_grad():
+            for norm in module.norms:
+                norm.bias.fill_(3.0)
+        self.test_empty_sets_are_zero(module)
+
+    def test_ptr_is_the_same_as_index(self, module) -> None:
+        x, _ = batch()
+        sizes = torch.tensor(SIZES)
+        index = torch.arange(len(SIZES)).repeat_interleave(sizes)
+        ptr = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
+        expected = module(x, index, dim_size=len(SIZES))
+        assert torch.equal(module(x, ptr=ptr), expected)
+
+    def test_the_auxiliary_loss_finds_ea_inside(self, module) -> None:
+        self.run(module)
+        assert auxiliary_loss(module) == auxiliary_loss(module.aggrs[0]) > 0
+
+    def test_second_derivatives_by_ptr_are_those_by_index(self, module) -> None:
+        module = module.double()
+        sizes = torch.tensor(SIZES)
+        index = torch.arange(len(SIZES)).repeat_interleave(sizes)
+        x, _ = batch(torch.float64)
+        x.requires_grad_()
+        ptr = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
+        second = []
+        for out in (module(x, index, dim_size=len(SIZES)), module(x, ptr=ptr)):
+            (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+            second.append(torch.autograd.grad(grad.square().sum(), x)[0])
+        assert second[0].abs().max() > 0
+        torch.testing.assert_close(*second)
+
+
+def test_without_a_norm_it_is_pyg_s() -> None:
+    x, index = batch()
+    parts = ["mean", "max", aggr.Set2Set(CHANNELS, 2)]
+    torch.manual_seed(0)
+    index = index.sort().values
+    ours = NormedMultiAggregation(parts, [CHANNELS, CHANNELS, 2 * CHANNELS], norm=nn.Identity)
+    theirs = aggr.MultiAggregation(parts)(x, index, dim_size=len(SIZES))
+    occupied = torch.tensor(SIZES) > 0
+    assert torch.equal(ours(x, index, dim_size=len(SIZES))[occupied], theirs[occupied])
+
+
+def test_one_size_for_all_and_leading_dimensions() -> None:
+    x, index = batch()
+    layer = NormedMultiAggregation([ea(adjoint=Truncated(2)), "mean"], [OUT, CHANNELS])
+    stacked = layer(torch.stack([x, 2 * x]), index)
+    assert stacked.shape == (2, int(index.max()) + 1, layer.out_channels)
+    torch.testing.assert_close(stacked[1], layer(2 * x, index))
+    assert NormedMultiAggregation(["mean", "sum"], CHANNELS).channels == [CHANNELS, CHANNELS]
+
+
+def test_inside_a_convolution() -> None:
+    x = torch.randn(5, CHANNELS)
+    edges = torch.tensor([[0, 1, 2, 3], [1, 1, 3, 4]])
+    layer = NormedMultiAggregation([EAAggregation(CHANNELS, CHANNELS, steps=3)], CHANNELS)
+    out = GINConv(nn.Identity(), aggr=layer)(x, edges)
+    assert torch.equal(out[[0, 2]], x[[0, 2]])  # without neighbours
+    assert not torch.equal(out[[1, 3, 4]], x[[1, 3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("parts", "channels", "message"),
+    [
+        ([], 3, "should not be empty"),
+        (["mean", "sum"], [3], "one size for each of the 2 aggregations, got \\[3\\]"),
+        (["mean"], [0], "channels must be at least 1, got 0"),
+    ],
+)
+def test_senseless_arguments_are_refused(parts, channels, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        NormedMultiAggregation(parts, channels)
+
+
+def test_a_part_of_another_size_is_named() -> None:
+    x, index = batch()
+    with pytest.raises(ValueError, match="gives 6 channels, channels says 5"):
+        NormedMultiAggregation(["sum", "mean"], [CHANNELS, 5])(x, index)
