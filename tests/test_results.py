@@ -9,7 +9,7 @@ pytest.importorskip("ogb")
 
 from benchmarks.records import read
 from benchmarks.report import report
-from experiments.molpcba.ablations import report as report_study
+from experiments.molpcba.ablations.__main__ import report as report_study
 from experiments.molpcba.summary import summarise
 
 ROOT = Path(__file__).parent.parent

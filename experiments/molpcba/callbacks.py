@@ -43,7 +43,7 @@ class Recorder(L.Callback):
     ) -> None:
         self.folder, self.score, self.patience, self.say = folder, score, patience, say
         self.history: list[Row] = []
-        self.start = 0.0
+        self.start = self.trained = 0.0
         self.warned: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,12 +58,18 @@ class Recorder(L.Callback):
         """Starts the clock."""
         self.start = time.perf_counter()
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes the time of training alone."""
+        self.trained = time.perf_counter()
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Records the epoch."""
         assert isinstance(pl_module, MoleculeTraining)
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= pl_module.epoch_row()
         row["seconds"] = round(time.perf_counter() - self.start, 3)
+        if pl_module.config.test_curve:
+            row["train_seconds"] = round(self.trained - self.start, 3)
         self.history = [*self.history, row]
         is_best = best_row(self.history, self.score) is row
         self._save(trainer, is_best)

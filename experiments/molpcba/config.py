@@ -95,6 +95,10 @@ class Config:
     accelerator: Literal["auto", "cpu", "gpu"] = _setting("auto", "where to compute")
     devices: int = _setting(1, "processes, one a device")
     nodes: int = _setting(1, "machines, each with --devices")
+    test_curve: bool = _setting(
+        False,
+        "record the test score and the seconds of training alone for every epoch; chooses nothing",
+    )
     # output
     runs_dir: str = _setting("runs", "folder of run folders")
     name: str | None = _setting(None, "run folder's name; default: made of data, model and seed")

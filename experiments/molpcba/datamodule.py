@@ -6,6 +6,7 @@ import lightning as L
 
 from experiments.molpcba.config import Config, known
 from experiments.molpcba.data import GraphLoader, MoleculeData
+from experiments.molpcba.training import scored_parts
 
 
 class Molecules(L.LightningDataModule):
@@ -44,9 +45,9 @@ class Molecules(L.LightningDataModule):
         """Batches in an order that seed and epoch fix."""
         return self._loader("train", shuffle=True)
 
-    def val_dataloader(self) -> GraphLoader:
-        """Every molecule of the valid part once."""
-        return self._loader("valid", shuffle=False)
+    def val_dataloader(self) -> list[GraphLoader]:
+        """Every molecule of each part that is scored after an epoch once."""
+        return [self._loader(part, shuffle=False) for part in scored_parts(self.config)]
 
     def test_dataloader(self) -> GraphLoader:
         """Every molecule of the test part once."""

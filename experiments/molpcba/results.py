@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from experiments.molpcba.callbacks import Row, best_row
@@ -53,11 +54,13 @@ def collect(
             "name": data.name,
             "source": data.source,
             "fingerprint": data.fingerprint,
+            "graphs": data.graphs_sha256[:16],
             "split": data.split,
             "molecules": {part: len(index) for part, index in data.splits.items()},
             "tasks": data.num_tasks,
         },
         "config": to_dict(config),
+        "threads": torch.get_num_threads(),
         "versions": {name: _version(name) for name in PACKAGES},
         "revision": revision(),
     }

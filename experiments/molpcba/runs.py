@@ -125,7 +125,7 @@ class RunFolder:
 
     def check_same(self, config: Config) -> None:
         """Raises ``UserError`` when ``config`` is not the one this run was started with."""
-        then, now = self.read_config(), to_dict(config)
+        then, now = to_dict(Config()) | self.read_config(), to_dict(config)
         free = {"runs_dir", "name", "resume", "root", "csv", "patience", "compile"}
         if config.schedule == "constant":
             free.add("epochs")

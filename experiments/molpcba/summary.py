@@ -48,7 +48,8 @@ def summarise(paths: Sequence[Path], out: Path) -> pd.DataFrame:
 
 def kind(result: dict[str, Any]) -> str:
     """What runs to be pooled have in common: all settings but seed and places."""
-    free = {"seed", "seeds", "name", "runs_dir", "root", "csv", "resume", "split_seed", "compile"}
+    places = {"name", "runs_dir", "root", "csv", "resume"}
+    free = places | {"seed", "seeds", "split_seed", "compile", "test_curve"}
     return str(sorted((k, v) for k, v in result["config"].items() if k not in free))
 
 

@@ -55,7 +55,7 @@ class MoleculeTraining(L.LightningModule):
         self.meter = InnerLoopMeter(self.network)
         self.loss_sums: list[Tensor] = []
         self.gradient_norms: list[Tensor] = []
-        self.outputs: list[tuple[Tensor, Tensor]] = []
+        self.outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.scores: dict[str, float] = {}
 
     def forward(self, batch: Batch) -> Tensor:
@@ -144,34 +144,39 @@ class MoleculeTraining(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forgets earlier outputs."""
-        self.outputs = []
+        self.outputs = {}
 
-    def validation_step(self, batch: Batch, step: int) -> None:
+    def validation_step(self, batch: Batch, step: int, dataloader_idx: int = 0) -> None:
         """Keeps logits and labels for the score of the whole part."""
-        self.outputs.append((self(batch).float(), batch.y))
+        self._keep(scored_parts(self.config)[dataloader_idx], batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Scores the valid part."""
-        self.scores = self._scores("valid")
+        """Scores the valid part, and the test part where its curve is wanted."""
+        self.scores = {}
+        for part in scored_parts(self.config):
+            self.scores |= self._scores(part)
 
     def on_test_epoch_start(self) -> None:
         """Forgets earlier outputs."""
-        self.outputs = []
+        self.outputs = {}
 
     def test_step(self, batch: Batch, step: int) -> None:
         """As in validation."""
-        self.validation_step(batch, step)
+        self._keep("test", batch)
 
     def on_test_epoch_end(self) -> None:
         """Scores the test part."""
         self.scores = self._scores("test")
 
+    def _keep(self, part: str, batch: Batch) -> None:
+        self.outputs.setdefault(part, []).append((self(batch).float(), batch.y))
+
     def _scores(self, part: str) -> dict[str, float]:
         tasks = len(self.identity["task_names"])
         empty = torch.zeros(0, tasks, device=self.device)
-        logits = gather_rows(torch.cat([empty, *[out for out, _ in self.outputs]]))
-        labels = gather_rows(torch.cat([empty, *[y for _, y in self.outputs]]))
-        self.outputs = []
+        outputs = self.outputs.pop(part, [])
+        logits = gather_rows(torch.cat([empty, *[out for out, _ in outputs]]))
+        labels = gather_rows(torch.cat([empty, *[y for _, y in outputs]]))
         if not logits.isfinite().all():
             raise UserError(
                 f"the network's outputs on the {part} part are not finite: lower --lr or "
@@ -201,6 +206,11 @@ class MoleculeTraining(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Puts into the checkpoint what the network was built and trained for."""
         checkpoint["pyg_ea"] = self.identity
+
+
+def scored_parts(config: Config) -> tuple[str, ...]:
+    """The parts of the data that are scored after every epoch."""
+    return ("valid", "test") if config.test_curve else ("valid",)
 
 
 def masked_errors(logits: Tensor, labels: Tensor) -> Tensor:

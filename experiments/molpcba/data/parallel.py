@@ -42,7 +42,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) ->
         return
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    pool = ProcessPoolExecutor(workers, context, initializer=_tie_to_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=tie_to_parent)
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
@@ -60,7 +60,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int) ->
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _tie_to_parent() -> None:
+def tie_to_parent() -> None:
     """End this worker when its parent is gone, and leave Ctrl-C to the parent.
 
     A worker waits on a queue whose other end it holds itself, so it would never notice that its

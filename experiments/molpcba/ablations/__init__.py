@@ -1,0 +1,1 @@
+"""Studies: grids of runs paired by seed, their records, tables and pictures."""
