@@ -20,7 +20,7 @@ DESCRIPTION = """
 A study is a grid of runs, configs/ablations/STUDY.yaml. A seed decides split, weights and order, so
 that differences between rows are paired. Interrupted, the same command goes on where it stopped.
 Besides the flags below, any of python -m experiments.molpcba is taken and wins over the study's
-base: --csv, --data-name, --split, --root, --epochs, ... (default: --data embedded).
+base: --csv, --data-name, --split, --root, --epochs, ... (default: --data embedded --split random).
 """
 
 
@@ -78,7 +78,7 @@ def run_study(study: Study, arguments: argparse.Namespace, flags: list[str]) -> 
     if min(arguments.seeds, arguments.jobs) < 1:
         raise UserError("--seeds and --jobs must be 1 or more")
     if not {word.partition("=")[0] for word in flags} & {"--csv", "--data"}:
-        flags = ["--data", "embedded", *flags]
+        flags = ["--data", "embedded", "--split", "random", *flags]
     grid = Grid.on(study, flags, arguments.runs_dir)
     default = Path("results", "ablations", f"{study.name}-on-{grid.data.name}")
     records = Records.read(arguments.out or default)

@@ -73,19 +73,20 @@ def against(
 
 def points(runs: pd.DataFrame) -> Figure:
     """Scores, and paired differences to the reference: a point for each seed, a bar at the mean."""
-    rows, title = list(runs["row"].unique()), TITLES[runs["metric"].iloc[0]]
-    drawing = Figure(figsize=(11, 1.6 + 0.3 * len(rows)), layout="constrained")
+    references = runs.groupby("row", sort=False)["reference"].first()
+    rows, title = list(references.index), TITLES[runs["metric"].iloc[0]]
+    drawing = Figure(figsize=(12, 1.6 + 0.3 * len(rows)), layout="constrained")
     left, right = drawing.subplots(1, 2, sharey=True)
     for i, row in enumerate(rows):
-        own = runs[runs["row"] == row]
-        reference = own["reference"].iloc[0]
-        _strip(left, own["test"].to_list(), i)
-        if row != reference:
-            _strip(right, differences(runs, row, reference, "test_last"), i)
+        _strip(left, runs.loc[runs["row"] == row, "test"].to_list(), i)
+        if row != references[row]:
+            _strip(right, differences(runs, row, references[row], "test_last"), i)
     left.set_yticks(range(len(rows)), rows)
-    left.set(ylim=(len(rows) - 0.5, -0.5), title=f"test {title} {SCORES['test']}")
-    references = " or ".join(runs["reference"].unique())
-    right.set_title(f"paired difference to {references}, {SCORES['test_last']}", fontsize="medium")
+    compared = ["" if row == other else f"minus {other}" for row, other in references.items()]
+    right.secondary_yaxis("right").set_yticks(range(len(rows)), compared)
+    left.set(ylim=(len(rows) - 0.5, -0.5))
+    left.set_title(f"test {title} {SCORES['test']}", fontsize="medium")
+    right.set_title(f"paired difference, {SCORES['test_last']}", fontsize="medium")
     right.axvline(0, color="0.5", lw=1)
     for axes in (left, right):
         axes.grid(alpha=0.25)

@@ -16,7 +16,8 @@ def markdown(records: Records) -> str:
     """A row for each row of the study: scores, paired differences, time, parameters."""
     runs = records.runs
     first, title = runs.iloc[0], TITLES[runs["metric"].iloc[0]]
-    seeds = "split by the seed" if first.split == "random" else "one split"
+    splits = runs["fingerprint"].nunique()
+    seeds = "a split for each seed" if splits > 1 else "one split"
     revisions = ", ".join(sorted(runs["revision"].unique()))
     threads = ", ".join(map(str, sorted(runs["threads"].unique())))
     lines = [
