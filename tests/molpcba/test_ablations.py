@@ -330,12 +330,15 @@ def test_a_bad_study_is_refused(call, folder, capsys, text, message):
 
 
 PARENT = """
+import signal
 import sys
 from pathlib import Path
 from experiments.molpcba.ablations import study
 from experiments.molpcba.ablations.__main__ import main
 study.FOLDER = Path(sys.argv[1])
 if __name__ == "__main__":
+    # a job of a script is started with it ignored, a terminal's is not
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv[2:]))
 """
 
