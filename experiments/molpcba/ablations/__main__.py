@@ -82,7 +82,9 @@ def run_study(study: Study, arguments: argparse.Namespace, flags: list[str]) -> 
     grid = Grid.on(study, flags, arguments.runs_dir)
     default = Path("results", "ablations", f"{study.name}-on-{grid.data.name}")
     records = Records.read(arguments.out or default)
-    grid.check(records)
+    grid.check_tuning(records)
+    grid.tuned(records).check(records)
+    grid = grid.tune(rows, arguments.jobs, records)
     grid.make(rows, arguments.seeds, arguments.jobs, records)
     if len(records.runs):
         print("\n" + report(records.folder))

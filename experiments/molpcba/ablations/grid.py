@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.molpcba.ablations.records import (
+    LAST,
     Records,
     check_equal,
     record_of,
+    tuning_name,
+    tuning_record_of,
     without_places,
 )
 from experiments.molpcba.ablations.study import Study
@@ -24,6 +27,9 @@ from experiments.molpcba.errors import UserError
 from experiments.molpcba.evaluation import TITLES
 from experiments.molpcba.run import load_data, say
 from experiments.molpcba.runs import read_results
+
+Recorder = Callable[[str, Config, Records], str]
+"""Takes a finished run of a row into the records, and says how it ended."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,18 @@ class Grid:
             found = json.loads(run["config"])
             check_equal(f"{where}, {run['row']}, seed {run['seed']}", found, wanted)
 
+    def check_tuning(self, records: Records) -> None:
+        """Raises ``UserError`` when values were tried in another way than this study's."""
+        where = records.folder / "tuning.csv"
+        for run in records.tuning.to_dict("records"):
+            place = f"{where}, row {run['row']}, {run['setting']} {run['value']}"
+            candidates = self._candidates(run["row"]) if run["row"] in self.rows else {}
+            if run["value"] not in candidates:
+                raise UserError(f"{place}: not tried in {self.study.name}: choose another --out")
+            self._check_data(where, run)
+            wanted = without_places(to_dict(candidates[run["value"]]))
+            check_equal(place, json.loads(run["config"]), wanted)
+
     def _check_data(self, where: Path, found: dict[str, Any]) -> None:
         """Raises ``UserError`` unless name, content and kind of split are those of this data."""
         name, graphs = found.get("data"), found.get("graphs")
@@ -99,36 +117,102 @@ class Grid:
         """Row and settings of each run that has no record, seed by seed, so that what is finished
         can be compared; runs that finished without being recorded are recorded now.
         """
-        missing = []
-        for seed in range(self.first_seed, self.first_seed + seeds):
-            for row in rows:
-                config = self.config(row, seed)
-                folder = folder_of(config)
-                if records.has(row, seed):
-                    continue
-                if folder.path.exists():
-                    found = without_places(folder.read_config())
-                    check_equal(str(folder.path), found, without_places(to_dict(config)))
-                if folder.finished:
-                    self._record(row, config, records)
-                else:
-                    missing.append((row, config))
-        return missing
+        configs = [
+            (row, self.config(row, seed))
+            for seed in range(self.first_seed, self.first_seed + seeds)
+            for row in rows
+            if not records.has(row, seed)
+        ]
+        return self._unfinished(configs, records, self._record)
 
     def make(self, rows: Sequence[str], seeds: int, jobs: int, records: Records) -> None:
         """Makes and records what is missing; says of each run how it ended."""
         missing = self.missing(rows, seeds, records)
-        row_of = {config.name: row for row, config in missing}
+        self._carry_out(missing, jobs, records, self._record)
+
+    def tune(self, rows: Sequence[str], jobs: int, records: Records) -> Grid:
+        """Makes and records what is missing of the runs by which a value is chosen for each row;
+        the grid with those values. A value whose run fails is left out.
+
+        Raises:
+            UserError: when all runs of a row failed.
+        """
+        configs = [
+            (row, config)
+            for row in rows
+            for value, config in self._candidates(row).items()
+            if not records.has_tried(row, value)
+        ]
+        missing = self._unfinished(configs, records, self._record_tuning)
+        self._carry_out(missing, jobs, records, self._record_tuning)
+        for row in rows:
+            if self.study.tuning is not None and row not in set(records.tuning["row"]):
+                raise UserError(f"row {row}: all runs to tune it failed, see {self.runs_dir}/*.log")
+        return self.tuned(records)
+
+    def tuned(self, records: Records) -> Grid:
+        """The grid with the best value recorded of each row."""
+        rows = dict(self.rows)
+        for row, (setting, value) in records.best_values().items():
+            rows[row] = replace(rows[row], **{setting: json.loads(value)})
+        return replace(self, rows=rows)
+
+    def _candidates(self, row: str) -> dict[str, Config]:
+        """The settings of the runs by which a value is chosen for a row, by the value in JSON."""
+        tuning = self.study.tuning
+        if tuning is None:
+            return {}
+        plain = self.config(row, tuning.seed)
+        return {
+            json.dumps(value): replace(
+                plain,
+                **{tuning.setting: value},
+                name=tuning_name(row, tuning.setting, value),
+            )
+            for value in tuning.values
+        }
+
+    def _unfinished(
+        self, configs: list[tuple[str, Config]], records: Records, record: Recorder
+    ) -> list[tuple[str, Config]]:
+        unfinished = []
+        for row, config in configs:
+            folder = folder_of(config)
+            if folder.path.exists():
+                found = without_places(folder.read_config())
+                check_equal(str(folder.path), found, without_places(to_dict(config)))
+            if folder.finished:
+                record(row, config, records)
+            else:
+                unfinished.append((row, config))
+        return unfinished
+
+    def _carry_out(
+        self, missing: list[tuple[str, Config]], jobs: int, records: Records, record: Recorder
+    ) -> None:
+        row_of = {str(config.name): row for row, config in missing}
         with closing(carry_out([config for _, config in missing], jobs)) as ended:
             for i, (config, failure) in enumerate(ended, 1):
-                row = row_of[config.name]
+                name, seed = str(config.name), config.seed
+                of = name.removesuffix(f"-seed{seed}")  # a row, or a row and a value tried
                 if failure is None:
-                    told = self._record(row, config, records)
+                    told = record(row_of[name], config, records)
                 else:
-                    records.fail(row, config.seed, failure)
+                    records.fail(of, seed, failure)
                     records.write(list(self.rows))
                     told = f"failed: {failure}"
-                say(f"[{i}/{len(missing)}] {row}, seed {config.seed}: {told}")
+                say(f"[{i}/{len(missing)}] {of}, seed {seed}: {told}")
+
+    def _record_tuning(self, row: str, config: Config, records: Records) -> str:
+        """Records a run by which a value is chosen; its score in words."""
+        folder = folder_of(config)
+        data = read_results(folder.results)["data"]
+        self._check_data(folder.path, {"data": data["name"], "graphs": data["graphs"]})
+        assert self.study.tuning is not None
+        record = tuning_record_of(folder, row, self.study.tuning.setting)
+        records.add_tuning(record)
+        records.write(list(self.rows))
+        return f"valid {record['valid_last']:.4f}, mean of the last {LAST} epochs"
 
     def _record(self, row: str, config: Config, records: Records) -> str:
         """Records a finished run; its score and time in words."""

@@ -1,4 +1,6 @@
-"""What is kept of a study: ``records.csv`` (a row a run), ``curves.csv``, ``failures.csv``."""
+"""What is kept of a study: ``records.csv`` (a row a run), ``curves.csv``, ``tuning.csv`` (a row a
+run that a setting was chosen by), ``failures.csv``.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +35,22 @@ COLUMNS = {
 """``test`` is that of the epoch with the best ``valid``; ``train_seconds`` an epoch's median."""
 
 CURVES = {"row": "str", "seed": "int", "epoch": "int", "valid": "float", "test": "float"}
+TUNING = {
+    "row": "str", "setting": "str", "value": "str", "seed": "int", "valid_last": "float",
+    "data": "str", "graphs": "str", "revision": "str", "config": "str",
+}  # fmt: skip
+"""``value`` as JSON; the valid part's score, mean of the last :data:`LAST` epochs, decides."""
 FAILURES = {"row": "str", "seed": "int", "message": "str"}
 
 
 @dataclass
 class Records:
-    """The three tables of a study, and the folder they lie in."""
+    """The four tables of a study, and the folder they lie in."""
 
     folder: Path
     runs: pd.DataFrame
     curves: pd.DataFrame
+    tuning: pd.DataFrame
     failures: pd.DataFrame
 
     @classmethod
@@ -59,7 +67,8 @@ class Records:
                 "--out, or delete it"
             )
         curves = _read(folder / "curves.csv", CURVES)
-        return cls(folder, runs, curves, _read(folder / "failures.csv", FAILURES))
+        tuning = _read(folder / "tuning.csv", TUNING)
+        return cls(folder, runs, curves, tuning, _read(folder / "failures.csv", FAILURES))
 
     def has(self, row: str, seed: int) -> bool:
         """Whether that run is recorded."""
@@ -70,6 +79,23 @@ class Records:
         self.forget(record["row"], record["seed"])
         self.runs = pd.concat([self.runs, _typed(pd.DataFrame([record]), COLUMNS)])
         self.curves = pd.concat([self.curves, _typed(curve, CURVES)])
+
+    def add_tuning(self, record: dict[str, Any]) -> None:
+        """Takes in what :func:`tuning_record_of` says of a finished run."""
+        added = _typed(pd.DataFrame([record]), TUNING)
+        self.tuning = pd.concat([self.tuning, added], ignore_index=True)
+        tried = tuning_name(record["row"], record["setting"], json.loads(record["value"]))
+        self.failures = self.failures[~_is(self.failures, tried, record["seed"])]
+
+    def has_tried(self, row: str, value: str) -> bool:
+        """Whether that value's run is recorded."""
+        return bool(((self.tuning["row"] == row) & (self.tuning["value"] == value)).any())
+
+    def best_values(self) -> dict[str, tuple[str, str]]:
+        """Of each row: which setting was tuned, and its best value, in JSON."""
+        best = self.tuning.loc[self.tuning.groupby("row", sort=False)["valid_last"].idxmax()]
+        pairs = zip(best["setting"], best["value"], strict=True)
+        return dict(zip(best["row"], pairs, strict=True))
 
     def fail(self, row: str, seed: int, message: str) -> None:
         """Takes in that a run failed."""
@@ -86,10 +112,11 @@ class Records:
     def write(self, rows: Sequence[str]) -> None:
         """Replaces the files, each at once, rows in that order and seeds in theirs."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = {"curves": self.curves, "records": self.runs, "failures": self.failures}
-        for name, table in files.items():  # a run's curve before its record, which counts
+        files = {"curves": self.curves, "records": self.runs}  # a curve before what counts
+        seldom = {"tuning": self.tuning, "failures": self.failures}
+        for name, table in (files | seldom).items():
             path = self.folder / f"{name}.csv"
-            if name == "failures" and not len(table):
+            if name in seldom and not len(table):
                 path.unlink(missing_ok=True)
             else:
                 write_text(path, _sorted(table, rows).to_csv(index=False))
@@ -154,13 +181,34 @@ def record_of(
     return record, curve.assign(row=row, seed=results["seed"])[list(CURVES)]
 
 
+def tuning_name(row: str, setting: str, value: Any) -> str:
+    """What the run is called that tries a value for a row."""
+    return f"{row}-{setting}{value}"
+
+
+def tuning_record_of(folder: RunFolder, row: str, setting: str) -> dict[str, Any]:
+    """The row in ``tuning.csv`` of a finished run."""
+    results, metrics = read_results(folder.results), pd.read_csv(folder.metrics)
+    return {
+        "row": row,
+        "setting": setting,
+        "value": json.dumps(results["config"][setting]),
+        "seed": results["seed"],
+        "valid_last": metrics[f"valid_{results['metric']}"].tail(LAST).mean(),
+        "data": results["data"]["name"],
+        "graphs": results["data"]["graphs"],
+        "revision": results["revision"] or "unknown",
+        "config": json.dumps(without_places(results["config"]), sort_keys=True),
+    }
+
+
 def _is(table: pd.DataFrame, row: str, seed: int) -> pd.Series:
     return (table["row"] == row) & (table["seed"] == seed)
 
 
 def _sorted(table: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
     place = {row: i for i, row in enumerate(rows)}
-    order = table["row"].map(lambda row: place[row]), table["seed"]
+    order = table["row"].map(lambda row: place.get(row, len(place))), table["seed"]
     keys = pd.DataFrame(dict(enumerate(order))).reset_index(drop=True)
     return table.iloc[keys.sort_values([0, 1], kind="stable").index]
 

@@ -43,6 +43,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """A setting that each row has its own best value of.
+
+    Args:
+        setting: of the trainer.
+        values: to be tried, the same for every row.
+        seed: of the runs that try them. Choose one that no run of the study itself has.
+    """
+
+    setting: str
+    values: tuple[Any, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
 class Study:
     """A grid of settings.
 
@@ -50,11 +65,13 @@ class Study:
         name: of its file.
         base: the trainer's settings that all rows share.
         rows: in the order of the table.
+        tuning: what is tuned for each row first, on the valid part alone.
     """
 
     name: str
     base: dict[str, Any]
     rows: dict[str, Row]
+    tuning: Tuning | None = None
 
     @classmethod
     def read(cls, name: str) -> Study:
@@ -70,13 +87,18 @@ class Study:
             rows = {
                 row: _row(row, entry or {}, reference) for row, entry in content["rows"].items()
             }
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} must have base, rows and reference ({error})") from error
+            tune = content.get("tune")
+            tuning = tune and Tuning(tune["setting"], tuple(tune["values"]), int(tune["seed"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path} must have base, rows and reference, and in tune, if it is there, setting, "
+                f"values and seed ({type(error).__name__}: {error})"
+            ) from error
         for row in rows.values():
             for other in (row.reference, row.match, row.head_of):
                 if other is not None and other not in rows:
                     raise UserError(f"{path}: row {row.name} names {other}, which is no row")
-        return cls(name, base, rows)
+        return cls(name, base, rows, tuning)
 
     def configurations(self, flags: Sequence[str], data_name: str, tasks: int) -> dict[str, Config]:
         """The resolved settings of each row, whatever the seed.
@@ -91,6 +113,9 @@ class Study:
         """
         self._check(flags)
         common = [*as_flags(self.base), *flags, "--test-curve"]
+        if self.tuning is not None:
+            for value in self.tuning.values:
+                parse(as_flags({self.tuning.setting: value}))
         plain = {
             name: resolve(parse([*common, *as_flags(row.settings), "--name", name]), data_name)
             for name, row in self.rows.items()
@@ -116,6 +141,11 @@ class Study:
         given |= {name.removeprefix("no_") for name in given}
         for name in sorted(given.intersection(OWN)):
             raise UserError(f"{flag(name)} is not for studies: leave it out")
+        if self.tuning is not None and self.tuning.setting in given:
+            raise UserError(
+                f"{flag(self.tuning.setting)} is what {self.name} tunes for each row: leave it "
+                f"out, or change tune in {FOLDER / self.name}.yaml"
+            )
         for row in self.rows.values():
             for name in sorted(given & row.settings.keys()):
                 raise UserError(

@@ -31,7 +31,22 @@ def markdown(records: Records) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(records, row) for row in runs["row"].unique()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _tuning(records)) + "\n"
+
+
+def _tuning(records: Records) -> list[str]:
+    """What was tuned, how, and which value each row has."""
+    tried = records.tuning
+    if not len(tried):
+        return []
+    settings, seeds = (", ".join(map(str, tried[key].unique())) for key in ("setting", "seed"))
+    values = ", ".join(sorted(tried["value"].unique(), key=float))
+    chosen = ", ".join(f"{row} {value}" for row, (_, value) in records.best_values().items())
+    return [
+        "",
+        f"{settings} is each row's best of {values}, by the valid score (mean of the last {LAST} "
+        f"epochs) of a run with seed {seeds}, which is not in the table: {chosen}.",
+    ]
 
 
 def _line(records: Records, row: str) -> str:
