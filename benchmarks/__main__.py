@@ -87,9 +87,10 @@ def _parser() -> ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    options = _parser().parse_args(None if arguments is None else list(arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
     try:
-        folder = Path(options.show) if options.show else _measure(options)
+        folder = Path(options.show) if options.show else _measure(options, words)
         frame = read(folder)
     except (FileNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(options: Namespace) -> Path:
+def _measure(options: Namespace, words: Sequence[str]) -> Path:
     """Runs the sections chosen; the folder of their records."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -108,7 +109,7 @@ def _measure(options: Namespace) -> Path:
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: give --out a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(write_machine(folder), indent=2))
+    print(json.dumps(write_machine(folder, "benchmarks", words), indent=2))
     recorder = Recorder(folder)
     plan = Plan(
         contestants=chosen(options.contestants),

@@ -5,7 +5,8 @@ plain list of `Data` in memory, no worker processes. Both shuffle. The two take 
 other load on the machine meets both; the medians over `--rounds` are printed and written as CSV.
 `ratio` compares elapsed time, `cpu_ratio` processor time, which other load does not disturb.
 `share` is what the packed loader takes of a training step of OGB's GIN (5 layers, 300 features,
-mean pooling, Adam), the loader included; `small_share` the same for the preset small.
+mean pooling, Adam), the loader included; `small_share` the same for the preset small. Records are
+OUT/loader.csv and OUT/machine.json.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
+from benchmarks.records import write_machine
 from experiments.molpcba.config import Config, known
 from experiments.molpcba.data import DataError, GraphLoader, MoleculeData, load
 from experiments.molpcba.models import build_network
 from experiments.molpcba.presets import resolve
 from pyg_ea import auxiliary_loss
+
+RECORDS = "loader.csv"
 
 
 def _parser() -> ArgumentParser:
@@ -42,7 +46,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--graphs", type=PositiveInt, default=20_000, help="molecules at most")
     parser.add_argument("--batches", type=PositiveInt, default=50, help="batches at most a round")
     parser.add_argument("--rounds", type=PositiveInt, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/loader.csv"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/loader"))
     return parser
 
 
@@ -154,20 +158,30 @@ def _aim(claim: str, value: float, sign: str, bound: float) -> str:
     return f"{claim}: {value:.3g} (aim {sign} {bound}) {'met' if met else 'NOT MET'}"
 
 
+def report(folder: Path) -> str:
+    """The table of the records in ``folder``, a column a batch size, and the aims."""
+    table = pd.read_csv(folder / RECORDS)
+    columns = table.set_index("batch_size").drop(columns=["data", "graphs"]).T
+    head = f"{table['data'][0]}, {table['graphs'][0]:,} molecules"
+    shown = columns.to_string(float_format=lambda value: f"{value:.3g}")
+    return f"{head}\n{shown}\n{aims(table)}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table and write it to `--out`."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
     try:
         data = load("auto" if options.csv else options.data, root=options.root, csv=options.csv)
     except DataError as error:
         sys.exit(f"error: {error}")
     print(data.source)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_machine(options.out, "benchmarks.loader", words)
     table = measure(data, options.batch_sizes, options.graphs, options.batches, options.rounds)
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
-    print(aims(table))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out, index=False)
-    print(f"written to {options.out}")
+    table.to_csv(options.out / RECORDS, index=False)
+    print(report(options.out))
+    print(f"records: {options.out}")
 
 
 if __name__ == "__main__":

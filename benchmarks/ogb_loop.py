@@ -16,7 +16,6 @@ epochs; the trainer's include its checkpoints.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from torch.nn import functional as F
 from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
-from benchmarks.records import MACHINE, machine
+from benchmarks.records import write_machine
 from experiments.molpcba.ablations.tables import difference_text
 from experiments.molpcba.cli import parse
 from experiments.molpcba.config import Config, known
@@ -117,8 +116,8 @@ def run_trainer(config: Config) -> Row:
     return {"valid": results["valid"], "test": results["test"], "seconds": seconds}
 
 
-def compare(config: Config, folder: Path) -> pd.DataFrame:
-    """A row for each run, also written to ``folder`` as they come."""
+def compare(config: Config, folder: Path) -> None:
+    """A row for each run, written to ``folder`` as they come."""
     data = load_data(config)
     rows = []
     for seed in range(config.seed, config.seed + config.seeds):
@@ -135,7 +134,6 @@ def compare(config: Config, folder: Path) -> pd.DataFrame:
             print(f"\n--- {name}, seed {seed}", flush=True)
             rows.append({"loop": name, "seed": seed, "data": data.name, **turn()})
             write_text(folder / RECORDS, pd.DataFrame(rows).to_csv(index=False))
-    return pd.DataFrame(rows)
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
@@ -162,26 +160,30 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def report(folder: Path) -> str:
+    """The table of the records in ``folder``."""
+    return table(pd.read_csv(folder / RECORDS)).to_string(index=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    command = " ".join(["python -m benchmarks.ogb_loop", *words])
-    folder = Path("runs/ogb_loop")
+    folder, flags = Path("runs/ogb_loop"), list(words)
     if "--out" in words[:-1]:
         at = words.index("--out")
         folder = Path(words[at + 1])
-        del words[at : at + 2]
+        del flags[at : at + 2]
     try:
-        config = parse(words, {"readout": "sum", "schedule": "constant"})
+        config = parse(flags, {"readout": "sum", "schedule": "constant"})
         if folder.exists():
             raise UserError(f"{folder} is there already: give --out a new folder")
         folder.mkdir(parents=True)
-        write_text(folder / MACHINE, json.dumps(machine() | {"command": command}, indent=2) + "\n")
-        records = compare(config, folder)
+        write_machine(folder, "benchmarks.ogb_loop", words)
+        compare(config, folder)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"\n{table(records).to_string(index=False)}\nrecords: {folder / RECORDS}")
+    print(f"\n{report(folder)}\nrecords: {folder / RECORDS}")
     return 0
 
 

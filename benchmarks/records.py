@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
 import subprocess
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import torch_geometric
 
 MEASUREMENTS = "measurements.csv"
 MACHINE = "machine.json"
+PLACES = ("--out", "--root")
+"""Flags that say where things lie on one machine."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,10 @@ def read(folder: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False)
 
 
-def machine() -> dict[str, object]:
-    """What figures depend on: processor, threads, versions, revision of the code."""
+def machine(program: str, words: Sequence[str]) -> dict[str, object]:
+    """What figures depend on: processor, threads, versions, revision of the code, and the command
+    line, without the places it names.
+    """
     cpu = _cpu()
     return {
         "cpu": cpu.get("model name", platform.processor()),
@@ -98,15 +103,29 @@ def machine() -> dict[str, object]:
         "torch": torch.__version__,
         "torch_geometric": torch_geometric.__version__,
         "revision": _revision(),
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": " ".join([f"python -m {program}", *_without_places(words)]),
     }
 
 
-def write_machine(folder: Path) -> dict[str, object]:
+def write_machine(folder: Path, program: str, words: Sequence[str]) -> dict[str, object]:
     """Writes :func:`machine` beside the measurements; returns it."""
-    record = machine()
+    record = machine(program, words)
     (folder / MACHINE).write_text(json.dumps(record, indent=2) + "\n")
     return record
+
+
+def _without_places(words: Sequence[str]) -> list[str]:
+    """``["--csv", "/a/b.csv", "--root", "c"] -> ["--csv", "b.csv"]``."""
+    pairs = (word.split("=", 1) if word.startswith("--") else [word] for word in words)
+    kept, waiting = list[str](), itertools.chain.from_iterable(pairs)
+    for word in waiting:
+        if word in PLACES:
+            next(waiting, None)
+        elif word == "--csv":
+            kept += [word, Path(next(waiting, "")).name]
+        else:
+            kept.append(word)
+    return kept
 
 
 def _cpu() -> dict[str, str]:

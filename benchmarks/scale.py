@@ -5,7 +5,8 @@ trainer's own preparation, as if it were a molecule of its own. Measured are the
 room it takes on disk and its peak memory (resident memory of the process and all its workers, added
 up every 0.2 s; pages that they share count in each); then, in a fresh process, the time from its
 start to the first batch; and what an epoch of OGB's GIN (reference preset) with sum and with EA-15
-would take, from some steps on one batch. Written to OUT/scale.json; the data stays under --root.
+would take, from some steps on one batch. Written to OUT/scale.json and
+OUT/machine.json; the data stays under --root.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from benchmarks.records import machine
+from benchmarks.records import write_machine
 from experiments.molpcba.data import DataError
 from experiments.molpcba.data.csv_source import CsvSource
 
@@ -34,6 +35,7 @@ PREPARE = (
     "import sys; from experiments.molpcba.data import load; load(csv=sys.argv[1], root=sys.argv[2])"
 )
 AIMS = {"peak memory of the preparation, GiB": 8.0, "first batch since process start, s": 20.0}
+RECORD = "scale.json"
 GIB = 2**30
 
 
@@ -127,6 +129,17 @@ def measure(path: Path, root: Path, steps: int) -> dict[str, float]:
     }
 
 
+def report(folder: Path) -> str:
+    """The record in ``folder``, a line for each figure, held against the aims."""
+    lines = []
+    for name, value in json.loads((folder / RECORD).read_text())["measured"].items():
+        aim = AIMS.get(name)
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+        held = "" if aim is None else f"  (aim {aim:g}: {'met' if value <= aim else 'NOT MET'})"
+        lines.append(f"{name:50s} {shown:>12s}{held}")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints and writes the record."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -137,15 +150,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except DataError as error:
         sys.exit(f"error: {error}")
     options.out.mkdir(parents=True, exist_ok=True)
-    about = machine() | {"command": " ".join(["python -m benchmarks.scale", *given])}
-    written = {"rows": options.rows, "measured": record, "machine": about}
-    (options.out / "scale.json").write_text(json.dumps(written, indent=2) + "\n")
-    for name, value in record.items():
-        aim = AIMS.get(name)
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-        held = "" if aim is None else f"  (aim {aim:g}: {'met' if value <= aim else 'NOT MET'})"
-        print(f"{name:50s} {shown:>12s}{held}")
-    print(f"written to {options.out / 'scale.json'}")
+    write_machine(options.out, "benchmarks.scale", given)
+    written = {"rows": options.rows, "measured": record}
+    (options.out / RECORD).write_text(json.dumps(written, indent=2) + "\n")
+    print(report(options.out))
+    print(f"records: {options.out}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("ogb")
 
+from benchmarks import loader, ogb_loop, scale
 from benchmarks.records import read
 from benchmarks.report import report
 from experiments.molpcba.ablations.__main__ import report as report_study
@@ -15,6 +16,7 @@ from experiments.molpcba.summary import summarise
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(p for p in ROOT.glob("results/benchmarks/*") if p.is_dir())
 ABLATIONS = sorted(p for p in ROOT.glob("results/ablations/*") if p.is_dir())
+TRAINER = sorted(p for p in ROOT.glob("results/trainer/*") if p.is_dir())
 STUDIES = sorted(p for p in ROOT.glob("results/molpcba/*") if p.is_dir())
 
 
@@ -40,6 +42,14 @@ def test_the_tables_of_a_benchmark_are_made_of_its_records(record):
     assert report(read(record)) in (ROOT / "docs" / "benchmarks.md").read_text()
 
 
+@pytest.mark.parametrize("record", TRAINER, ids=lambda p: p.name)
+def test_the_tables_of_the_trainers_benchmarks_are_made_of_their_records(record):
+    modules = {"loader": loader, "ogb-loop": ogb_loop, "scale": scale}
+    table = modules[record.name.partition("-on-")[0]].report(record)
+    assert table in (ROOT / "docs" / "benchmarks.md").read_text()
+
+
 def test_there_are_records():
     assert STUDIES
     assert BENCHMARKS
+    assert TRAINER
