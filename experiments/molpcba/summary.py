@@ -19,6 +19,9 @@ from experiments.molpcba.presets import default_name
 from experiments.molpcba.runs import RunFolder, read_results, write_text
 from experiments.molpcba.seeds import mean_and_deviation
 
+Members = list[tuple[RunFolder, dict[str, Any]]]
+"""Runs that differ in nothing but the seed: folder and results of each."""
+
 
 def summarise(paths: Sequence[Path], out: Path) -> pd.DataFrame:
     """A row for each kind of run (seeds pooled); written to ``out`` as CSV, Markdown and picture.
@@ -34,10 +37,11 @@ def summarise(paths: Sequence[Path], out: Path) -> pd.DataFrame:
     if not runs:
         raise UserError("no finished run among the folders given; expected runs/NAME folders")
     _check_one_task([r for _, r in runs])
-    kinds: dict[str, list[tuple[RunFolder, dict[str, Any]]]] = {}
+    pooled: dict[str, Members] = {}
     for folder, result in runs:
-        kinds.setdefault(kind(result), []).append((folder, result))
-    rows = pd.DataFrame([_row(members) for members in kinds.values()])
+        pooled.setdefault(kind(result), []).append((folder, result))
+    kinds = named(list(pooled.values()))
+    rows = pd.DataFrame([_row(name, members) for name, members in kinds.items()])
     rows = rows.sort_values("test_mean", ascending=False, ignore_index=True)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "summary.csv", rows.to_csv(index=False))
@@ -48,9 +52,31 @@ def summarise(paths: Sequence[Path], out: Path) -> pd.DataFrame:
 
 def kind(result: dict[str, Any]) -> str:
     """What runs to be pooled have in common: all settings but seed and places."""
+    return str(sorted(_settings(result).items()))
+
+
+def _settings(result: dict[str, Any]) -> dict[str, Any]:
     places = {"name", "runs_dir", "root", "csv", "resume"}
     free = places | {"seed", "seeds", "split_seed", "compile", "test_curve"}
-    return str(sorted((k, v) for k, v in result["config"].items() if k not in free))
+    return {k: v for k, v in result["config"].items() if k not in free}
+
+
+def named(groups: Sequence[Members]) -> dict[str, Members]:
+    """Each group by its label and, where several have the same, by the settings that tell them
+    apart: ``gin-ea5 (gradient_clip 0.1)``.
+    """
+    alike: dict[str, list[Members]] = {}
+    for members in groups:
+        alike.setdefault(label(members[0][1]), []).append(members)
+    names = {}
+    for shared, several in alike.items():
+        settings = [_settings(members[0][1]) for members in several]
+        keys = sorted({key for one in settings for key in one})
+        differing = [k for k in keys if len({str(one.get(k)) for one in settings}) > 1]
+        for members, one in zip(several, settings, strict=True):
+            told = ", ".join(f"{key} {one.get(key, 'not set')}" for key in differing)
+            names[f"{shared} ({told})" if told else shared] = members
+    return names
 
 
 def _check_one_task(results: Sequence[dict[str, Any]]) -> None:
@@ -69,11 +95,11 @@ def label(result: dict[str, Any]) -> str:
     return name.removeprefix("-").rsplit("-seed", 1)[0]
 
 
-def _row(members: Sequence[tuple[RunFolder, dict[str, Any]]]) -> dict[str, Any]:
+def _row(name: str, members: Members) -> dict[str, Any]:
     results = [r for _, r in members]
     table = pd.DataFrame(results)
     return {
-        "run": label(results[0]),
+        "run": name,
         "seeds": len(results),
         "test": mean_and_deviation([r["test"] for r in results]),
         "valid": mean_and_deviation([r["valid"] for r in results]),
@@ -103,17 +129,14 @@ def markdown(rows: pd.DataFrame, result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure(
-    kinds: dict[str, list[tuple[RunFolder, dict[str, Any]]]], result: dict[str, Any]
-) -> Figure:
+def figure(kinds: dict[str, Members], result: dict[str, Any]) -> Figure:
     """Valid score over epochs, a line for each kind (mean, and range over seeds); test scores."""
     drawing = Figure(figsize=(10, 4), layout="constrained")
     curves, points = drawing.subplots(1, 2, width_ratios=[3, 2])
     title, column = TITLES[result["metric"]], f"valid_{result['metric']}"
-    for i, members in enumerate(kinds.values()):
+    for i, (name, members) in enumerate(kinds.items()):
         tables = [pd.read_csv(folder.metrics).set_index("epoch")[column] for folder, _ in members]
         scores = pd.concat(tables, axis=1)
-        name = label(members[0][1])
         curves.plot(scores.index, scores.mean(axis=1), color=f"C{i}", label=name)
         curves.fill_between(
             scores.index, scores.min(axis=1), scores.max(axis=1), color=f"C{i}", alpha=0.2, lw=0
@@ -127,7 +150,7 @@ def figure(
     curves.legend(fontsize=8)
     points.set(ylim=(len(kinds), -1))
     points.set_title(f"test {title} at the best-valid epoch (bar: mean)", fontsize="medium")
-    points.set_yticks(range(len(kinds)), [label(members[0][1]) for members in kinds.values()])
+    points.set_yticks(range(len(kinds)), list(kinds))
     for axes in (curves, points):
         axes.grid(alpha=0.25)
     data = result["data"]

@@ -40,6 +40,17 @@ def test_seeds_are_pooled_and_kinds_kept_apart(command, tmp_path, capsys):
     assert (out / "summary.png").stat().st_size > 10_000
 
 
+def test_kinds_with_the_same_name_are_told_apart_by_their_settings(command, tmp_path):
+    for name, flags in {"one": [], "two": ["--gradient-clip", "0.5", "--lr", "0.02"]}.items():
+        assert command("--name", name, "--epochs", "1", *flags) == 0
+    summary.summarise(sorted((tmp_path / "runs").glob("*")), tmp_path / "s")
+    first = json.loads((tmp_path / "runs" / "one" / "results.json").read_text())["config"]["lr"]
+    assert set(pd.read_csv(tmp_path / "s" / "summary.csv")["run"]) == {
+        f"gin-ea3 (gradient_clip not set, lr {first})",
+        "gin-ea3 (gradient_clip 0.5, lr 0.02)",
+    }
+
+
 def test_summary_refuses_to_mix_data(command, tmp_path, capsys):
     assert command("--epochs", "1") == 0
     assert command("--epochs", "1", "--name", "other", "--split-seed", "1") == 0
