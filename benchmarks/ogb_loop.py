@@ -16,6 +16,7 @@ epochs; the trainer's include its checkpoints.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -168,11 +169,10 @@ def report(folder: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    folder, flags = Path("runs/ogb_loop"), list(words)
-    if "--out" in words[:-1]:
-        at = words.index("--out")
-        folder = Path(words[at + 1])
-        del flags[at : at + 2]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", type=Path, default=Path("runs/ogb_loop"))
+    options, flags = parser.parse_known_args(words)
+    folder = options.out
     try:
         config = parse(flags, {"readout": "sum", "schedule": "constant"})
         if folder.exists():

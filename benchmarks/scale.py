@@ -15,15 +15,15 @@ import csv
 import gzip
 import itertools
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
@@ -86,22 +86,15 @@ class PeakMemory:
             self.value = max(self.value, resident(self.pid) / GIB)
 
 
-def resident(root: int) -> int:
-    """Bytes of resident memory of process `root` and its descendants, added up."""
-    children, pages = defaultdict(list), {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has just ended
-        children[int(fields[1])].append(int(folder.name))
-        pages[int(folder.name)] = int(fields[21])
-    total, waiting = 0, [root]
-    while waiting:
-        pid = waiting.pop()
-        total += pages.get(pid, 0)
-        waiting += children[pid]
-    return total * os.sysconf("SC_PAGE_SIZE")
+def resident(pid: int) -> int:
+    """Bytes of resident memory of a process and its descendants, added up."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                total += each.memory_info().rss
+    return total
 
 
 def measure(path: Path, root: Path, steps: int) -> dict[str, float]:
