@@ -39,7 +39,7 @@ class Unrolled:
 class Checkpointed:
     """The gradient of :class:`Unrolled`, to rounding, in the memory of one step.
 
-    Only the state between steps is kept (``[S, D]``, small); backward computes each step again:
+    Only y and momentum of each step are kept (``[S, D]``, small); backward computes each step again:
     a third to a half more time than :class:`Unrolled` (``docs/benchmarks.md``). As with any
     ``torch.utils.checkpoint``, what is recomputed reads the module's own parameters: not for use
     inside ``torch.func.functional_call``.
@@ -52,7 +52,7 @@ class Checkpointed:
         state = solver.start(y)
         for _ in range(steps):
             state = checkpoint(solver.run, energy.gradient, state, 1, use_reentrant=False)
-        return state
+        return state._replace(y=_tied(state.y, state.path_norm))
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,16 @@ class Implicit:
                 stacklevel=2,
             )
         return -solution
+
+
+def _tied(y: Tensor, norm: Tensor) -> Tensor:
+    """``y [S, D]``, with a gradient of zero to ``norm [S]``.
+
+    So that backward visits all of a step even where the loss has no norm in it: ``checkpoint``
+    keeps what it recomputed for a part that is never visited, an ``[S, D]`` a step.
+    """
+    never = torch.zeros_like(norm, dtype=torch.bool)[:, None]
+    return torch.where(never, norm[:, None], y)
 
 
 def _conjugate_gradients(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.peak import most_allocated
 from pyg_ea import (
     Checkpointed,
     EAAggregation,
@@ -160,6 +161,25 @@ def test_all_give_the_same_values(adjoint) -> None:
         torch.testing.assert_close(
             getattr(layer.solution, name), value, rtol=0, atol=0, msg=name, check_dtype=True
         )
+
+
+@pytest.mark.parametrize("with_norms", [False, True])
+def test_checkpointed_keeps_two_states_a_step(with_norms) -> None:
+    """Peak memory grows by y and momentum ``[S, D]`` with each step, in backward as in forward."""
+    segments, channels = 256, 64
+
+    def peak(steps: int) -> int:
+        layer = EAAggregation(channels, channels, steps=steps, adjoint=Checkpointed())
+        x, index = torch.randn(segments, channels), torch.arange(segments)
+
+        def step() -> None:
+            loss = layer(x, index).sum()
+            (loss + auxiliary_loss(layer) if with_norms else loss).backward()
+
+        return most_allocated(step)
+
+    state = segments * channels * torch.tensor(0.0).element_size()
+    assert 2 <= (peak(24) - peak(4)) / 20 / state < 2.5
 
 
 @potentials
