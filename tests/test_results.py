@@ -10,6 +10,7 @@ pytest.importorskip("ogb")
 from benchmarks import loader, ogb_loop, scale
 from benchmarks.records import read
 from benchmarks.report import report
+from experiments.median.study import report as report_median
 from experiments.molpcba.ablations.__main__ import report as report_study
 from experiments.molpcba.summary import summarise
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(p for p in ROOT.glob("results/benchmarks/*") if p.is_dir())
 ABLATIONS = sorted(p for p in ROOT.glob("results/ablations/*") if p.is_dir())
 TRAINER = sorted(p for p in ROOT.glob("results/trainer/*") if p.is_dir())
+MEDIANS = sorted(p for p in ROOT.glob("results/median*") if p.is_dir())
 STUDIES = sorted(p for p in ROOT.glob("results/molpcba/*") if p.is_dir())
 
 
@@ -37,6 +39,16 @@ def test_the_table_of_a_grid_of_runs_is_made_of_its_records(study, tmp_path):
     assert table in (ROOT / "docs" / "results.md").read_text()
 
 
+@pytest.mark.parametrize("published", MEDIANS, ids=lambda p: p.name)
+def test_the_table_of_the_median_is_made_of_its_records(published, tmp_path):
+    copy = shutil.copytree(published, tmp_path / "median")
+    for made in ("curves.csv", "summary.json"):
+        (copy / made).unlink()
+    assert report_median(copy) in (ROOT / "docs" / "results.md").read_text()
+    for made in ("curves.csv", "summary.json"):
+        assert (copy / made).read_text() == (published / made).read_text()
+
+
 @pytest.mark.parametrize("record", BENCHMARKS, ids=lambda p: p.name)
 def test_the_tables_of_a_benchmark_are_made_of_its_records(record):
     assert report(read(record)) in (ROOT / "docs" / "benchmarks.md").read_text()
@@ -50,6 +62,8 @@ def test_the_tables_of_the_trainers_benchmarks_are_made_of_their_records(record)
 
 
 def test_there_are_records():
+    assert ABLATIONS
+    assert MEDIANS
     assert STUDIES
     assert BENCHMARKS
     assert TRAINER

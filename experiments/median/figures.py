@@ -31,7 +31,8 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
     axes.set_xlabel("training steps")
     axes.set_ylabel("mean squared error of the median")
     seeds = curves["seed"].nunique()
-    axes.set_title(f"Median of 100 values: average of {seeds} seeds (bold), best seed (faded)")
+    title = f"Median of 100 values: average of {seeds} seeds (bold), best seed (faded)"
+    axes.set_title(title, loc="left", fontsize="medium")
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
