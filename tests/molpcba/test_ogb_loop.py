@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 
 import pandas as pd
-import pytest
 
 from benchmarks import ogb_loop
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated")
 
 
 def test_records_and_table(tiny_csv, tiny_root, tiny_data, tmp_path, monkeypatch, capsys):

@@ -20,8 +20,6 @@ from experiments.molpcba.figures import plot_run
 from experiments.molpcba.runs import RunFolder
 from experiments.molpcba.training import MoleculeTraining
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated")
-
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> RunFolder:

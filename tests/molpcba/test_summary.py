@@ -12,8 +12,6 @@ import torch
 from experiments.molpcba import predict, summary
 from experiments.molpcba.seeds import mean_and_deviation
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated")
-
 
 def test_mean_and_unbiased_deviation():
     values = [0.25, 0.5, 0.3]

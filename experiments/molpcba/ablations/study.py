@@ -83,16 +83,18 @@ class Study:
         path = FOLDER / f"{name}.yaml"
         content = yaml.safe_load(path.read_text())
         try:
-            base, reference = content["base"], content["reference"]
+            base = _shared(content.get("shared")) | content.get("base", {})
+            reference = content["reference"]
             rows = {
                 row: _row(row, entry or {}, reference) for row, entry in content["rows"].items()
             }
             tune = content.get("tune")
             tuning = tune and Tuning(tune["setting"], tuple(tune["values"]), int(tune["seed"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise UserError(
-                f"{path} must have base, rows and reference, and in tune, if it is there, setting, "
-                f"values and seed ({type(error).__name__}: {error})"
+                f"{path} must have rows and reference, may have base and shared (the name of a "
+                f"file in {FOLDER / 'shared'}), and in tune, if it is there, setting, values and "
+                f"seed ({type(error).__name__}: {error})"
             ) from error
         for row in rows.values():
             for other in (row.reference, row.match, row.head_of):
@@ -166,6 +168,11 @@ def as_flags(settings: dict[str, Any]) -> list[str]:
 
 def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _shared(name: str | None) -> dict[str, Any]:
+    """Settings that several studies have in common."""
+    return {} if name is None else yaml.safe_load((FOLDER / "shared" / f"{name}.yaml").read_text())
 
 
 def _row(name: str, entry: dict[str, Any], reference: str) -> Row:

@@ -15,8 +15,6 @@ from experiments.molpcba.errors import UserError
 from experiments.molpcba.training import MoleculeTraining
 from tests.molpcba.ablations.tiny import RUNS, table
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated")
-
 
 def test_records_are_those_of_the_runs(call, tmp_path, tiny_data, capsys):
     assert call() == 0

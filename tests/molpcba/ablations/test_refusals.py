@@ -9,8 +9,6 @@ import yaml
 from experiments.molpcba.ablations.__main__ import main
 from tests.molpcba.ablations.tiny import TINY, refused
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated")
-
 
 def test_records_of_other_settings_rows_or_data_are_refused(
     call, folder, tmp_path, tiny_csv, capsys

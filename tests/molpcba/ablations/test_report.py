@@ -13,8 +13,6 @@ from experiments.molpcba.ablations.records import Records
 from experiments.molpcba.ablations.tables import difference_text
 from tests.molpcba.ablations.tiny import table
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated")
-
 
 def test_the_table_is_that_of_the_records_alone(call, tmp_path, capsys):
     assert call() == 0

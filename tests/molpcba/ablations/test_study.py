@@ -46,7 +46,8 @@ def test_the_study_is_the_first_word(folder, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rows: {a: {}}\nreference: a\n", "must have base, rows and reference"),
+        ("base: {}\nrows: {a: {}}\n", "must have rows and reference"),
+        ("shared: gone\nrows: {a: {}}\nreference: a\n", "gone.yaml"),
         ("base: {}\nrows: {a: {}}\nreference: b\n", "row a names b, which is no row"),
         ("base: {}\nrows: {a: {}}\nreference: a\ntune: {setting: lr}\n", "in tune"),
         ("base: {bogus: 1}\nrows: {a: {}}\nreference: a\n", "--bogus"),

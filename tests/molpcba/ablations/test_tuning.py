@@ -12,9 +12,6 @@ from experiments.molpcba.ablations.records import Records
 from experiments.molpcba.errors import UserError
 from tests.molpcba.ablations.tiny import TINY, refused
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated")
-
-
 TUNED = TINY + "tune: {setting: lr, values: [0.01, 0.0001, 0.03], seed: 50}\n"
 
 

@@ -16,9 +16,6 @@ from experiments.molpcba.ablations.__main__ import main
 from experiments.molpcba.ablations.records import Records
 from experiments.molpcba.errors import Interrupted, UserError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated")
-
-
 PARENT = """
 import signal
 import sys
