@@ -98,6 +98,22 @@ def test_first_and_second_derivatives(index, num_segments, user, adjoint) -> Non
     assert gradgradcheck(function, inputs, fast_mode=True)
 
 
+@layouts
+@forms
+@pytest.mark.parametrize("adjoint", [Unrolled(), Checkpointed()], ids=["unrolled", "checkpointed"])
+def test_first_derivatives_are_the_same_where_they_are_to_be_differentiated_again(
+    index, num_segments, user, adjoint
+) -> None:
+    """``gradgradcheck`` cannot see this: it checks the derivative of whatever comes first."""
+    layer = make(Setting(steps=3, gtol=NEVER_STOP), user, adjoint)
+    function, inputs = as_function(layer, index, num_segments)
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    once = torch.autograd.grad(function(*inputs)[0].square().sum(), inputs)
+    again = torch.autograd.grad(function(*inputs)[0].square().sum(), inputs, create_graph=True)
+    for one, other in zip(again, once, strict=True):
+        torch.testing.assert_close(one.detach(), other, rtol=1e-10, atol=1e-12)
+
+
 @forms
 def test_every_entry_of_the_derivatives_in_x(user) -> None:
     torch.manual_seed(0)

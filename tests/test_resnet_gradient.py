@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from pyg_ea.potentials import resnet_gradient
-from pyg_ea.potentials.resnet_gradient import GradientByHand, Weights, plain_gradient_in_y
-from pyg_ea.potentials.tanh_norm import FusedTanhNorm, TanhNorm
+from pyg_ea.potentials.collector import collected
+from pyg_ea.potentials.resnet_gradient import (
+    Weights,
+    gradient_in_y,
+    plain_gradient_in_y,
+)
 
 HIDDEN, SIZE = 3, 4
 TIGHT = {"rtol": 1e-11, "atol": 1e-12}
@@ -37,7 +41,7 @@ def test_value_and_derivative_do_not_depend_on_the_chunk(index, rows, monkeypatc
     monkeypatch.setattr(resnet_gradient, "CHUNK", rows * 2 * HIDDEN)
     index, (y, fixed, *weights) = problem(index)
     cotangent = torch.randn_like(y)
-    by_hand = GradientByHand.apply(y, fixed, index, 5, *weights)
+    by_hand = gradient_in_y(y, fixed, index, 5, Weights(*weights))
     plain = plain_gradient_in_y(y, fixed, index, 5, Weights(*weights))
     torch.testing.assert_close(by_hand, plain, **TIGHT)
     got = torch.autograd.grad(by_hand, [y, fixed, *weights], cotangent)
@@ -50,29 +54,84 @@ def test_without_a_graph_nothing_is_kept_and_the_value_is_the_same(monkeypatch):
     monkeypatch.setattr(resnet_gradient, "CHUNK", 4 * 2 * HIDDEN)
     index, (y, fixed, *weights) = problem(INDICES["unsorted"])
     with torch.no_grad():
-        value = resnet_gradient.gradient_in_y(y, fixed, index, 5, Weights(*weights))
+        value = gradient_in_y(y, fixed, index, 5, Weights(*weights))
     assert not value.requires_grad
     expected = plain_gradient_in_y(y, fixed, index, 5, Weights(*weights))
     torch.testing.assert_close(value, expected, **TIGHT)
 
 
-def test_fused_tanh_norm_is_the_plain_one_with_both_derivatives():
-    u, du, d, e = torch.randn(4, 6, 5, dtype=torch.float64)
-    gamma, beta = torch.randn(2, 5, dtype=torch.float64)
-    inputs = [t.requires_grad_() for t in (u, gamma, beta)]
+def derivatives(function, index, y, fixed, weights, wanted, **options):
+    value = function(y, fixed, index, *weights)
+    return torch.autograd.grad(value.square().sum(), wanted, **options)
 
-    def tangent(*at: torch.Tensor) -> torch.Tensor:
-        return torch.func.jvp(lambda v: TanhNorm(v, *at[1:]).output, (at[0],), (du,))[1]
 
-    plain = TanhNorm(*inputs)
-    fused = FusedTanhNorm.at(*(t.detach() for t in inputs))
-    torch.testing.assert_close(fused.output, plain.output.detach(), **TIGHT)
-    torch.testing.assert_close(fused.pull(d), plain(d).detach(), **TIGHT)
+def plain(y, fixed, index, *weights):
+    return plain_gradient_in_y(y, fixed, index, 5, Weights(*weights))
 
-    torch.testing.assert_close(fused.push(du), tangent(*inputs).detach(), **TIGHT)
-    total = (e * plain.output).sum() + (d * tangent(*inputs)).sum()
-    expected = torch.autograd.grad(total, inputs)
-    out = torch.empty_like(u)
-    d_gamma, d_beta = fused.pull_both(e.clone(), d, out)
-    for one, other in zip((out, d_gamma, d_beta), expected, strict=True):
+
+def two_steps(function):
+    """Two gradients, the second where the first led, as the solver takes them."""
+
+    def steps(y, fixed, index, *weights):
+        gradient = function(y, fixed, index, *weights)
+        return function(y - 0.1 * gradient, fixed, index, *weights)
+
+    return steps
+
+
+def two_collected(y, fixed, index, *weights):
+    given = collected(fixed)
+    step = lambda y: gradient_in_y(y, fixed, index, 5, Weights(*weights), given)  # noqa: E731
+    return step(y - 0.1 * step(y))
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=INDICES)
+def test_collected_over_two_steps_the_gradient_is_that_of_autograd(index):
+    index, (y, fixed, *weights) = problem(index)
+    wanted = [y, fixed, *weights]
+    expected = derivatives(two_steps(plain), index, y, fixed, weights, wanted)
+    for one, other in zip(
+        derivatives(two_collected, index, y, fixed, weights, wanted), expected, strict=True
+    ):
         torch.testing.assert_close(one, other, **TIGHT)
+
+
+def test_collected_gradients_of_several_passes_do_not_mix():
+    index, (y, fixed, *weights) = problem(INDICES["unsorted"])
+    (expected,) = derivatives(two_steps(plain), index, y, fixed, weights, [fixed])
+    loss = two_collected(y, fixed, index, *weights).square().sum()
+    for wanted in ([fixed], [y], [weights[0]], [fixed]):  # the second and third hand nothing over
+        got = torch.autograd.grad(loss, wanted, retain_graph=True)
+        if wanted[0] is fixed:
+            torch.testing.assert_close(got[0], expected, **TIGHT)
+    (again,) = torch.autograd.grad(loss, [fixed], create_graph=True)
+    torch.testing.assert_close(again, expected, **TIGHT)
+
+
+def test_a_pass_that_lost_a_step_is_an_error_not_a_wrong_gradient():
+    fixed = torch.ones(2, 3, requires_grad=True)
+    token, collector = collected(fixed)
+
+    class Step(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, token):
+            return token.clone()
+
+        @staticmethod
+        def backward(ctx, _):
+            return collector.take_part(fixed)[1]
+
+    class Other(Step):
+        @staticmethod
+        def backward(ctx, _):
+            collector.backward_pass = -2  # as a pass at the same time would
+            return collector.take_part(fixed)[1]
+
+    with pytest.raises(RuntimeError, match="two backward passes"):
+        (Other.apply(token) + Step.apply(token)).backward()
+
+
+def test_nothing_is_collected_where_there_is_no_gradient():
+    assert collected(torch.ones(2, 3)) is None
+    with torch.no_grad():
+        assert collected(torch.ones(2, 3, requires_grad=True)) is None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyg_ea.potentials.base import Potential
+from pyg_ea.potentials.collector import collected
 from pyg_ea.potentials.resnet_gradient import (
     OUTPUTS,
     Weights,
@@ -21,7 +22,7 @@ from pyg_ea.potentials.resnet_gradient import (
 from pyg_ea.potentials.tanh_norm import TanhNorm
 from pyg_ea.segments import Segments
 
-GradientFunction = Callable[[Tensor, Tensor, Tensor, int, Weights], Tensor]
+Compiled = Callable[[Tensor, Tensor, Tensor, int, Weights], Tensor]
 
 
 class ResNetPotential(Potential):
@@ -65,7 +66,7 @@ class ResNetPotential(Potential):
         )
         self.norm1 = nn.LayerNorm(2 * hidden_channels)
         self.norm2 = nn.LayerNorm(hidden_channels)
-        self.gradient_function: GradientFunction = gradient_in_y
+        self.compiled_gradient: Compiled | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -92,11 +93,11 @@ class ResNetPotential(Potential):
 
     def compile_gradient(self, *args: Any, **kwargs: Any) -> None:
         """Has the closed-form gradient go through ``torch.compile`` with these arguments."""
-        self.gradient_function = torch.compile(plain_gradient_in_y, *args, **kwargs)
+        self.compiled_gradient = torch.compile(plain_gradient_in_y, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, object]:
         # Compiled code cannot be copied or pickled: a copy starts uncompiled.
-        return {**self.__dict__, "gradient_function": gradient_in_y}
+        return {**self.__dict__, "compiled_gradient": None}
 
     def extra_repr(self) -> str:
         """Sizes, for ``repr``."""
@@ -137,7 +138,8 @@ class BoundResNet:
         self.weights = Weights(a_y, b, w3, norm1.weight, norm1.bias, norm2.weight, norm2.bias)
         self.fixed = F.linear(x, a_x, offset)  # [N, 3H+32]
         self.segments = segments
-        self.gradient_function = potential.gradient_function
+        self.compiled_gradient = potential.compiled_gradient
+        self.collected = collected(self.fixed) if self.compiled_gradient is None else None
 
     def value(self, y: Tensor) -> Tensor:
         """Sum of the potential over each segment: ``[S, Dy] -> [S]``."""
@@ -147,7 +149,10 @@ class BoundResNet:
     def gradient(self, y: Tensor) -> Tensor:
         """Its gradient in y: ``[S, Dy] -> [S, Dy]``."""
         s = self.segments
-        return self.gradient_function(y, self.fixed, s.index, s.num_segments, self.weights)
+        inputs = (y, self.fixed, s.index, s.num_segments, self.weights)
+        if self.compiled_gradient is not None:
+            return self.compiled_gradient(*inputs)
+        return gradient_in_y(*inputs, self.collected)
 
 
 def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor]:

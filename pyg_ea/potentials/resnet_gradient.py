@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from pyg_ea.potentials.tanh_norm import FusedTanhNorm, TanhNorm
+from pyg_ea.potentials.collector import Collected, Collector
+from pyg_ea.potentials.native import gather_add, tanh_norm_for
+from pyg_ea.potentials.tanh_norm import TanhNorm
 from pyg_ea.segments import Segments
 
 OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
@@ -47,12 +49,17 @@ class Weights(NamedTuple):
 
 
 def gradient_in_y(
-    y: Tensor, fixed: Tensor, index: Tensor, num_segments: int, weights: Weights
+    y: Tensor,
+    fixed: Tensor,
+    index: Tensor,
+    num_segments: int,
+    weights: Weights,
+    collected: Collected | None = None,
 ) -> Tensor:
     """The gradient by the code that fits the occasion; same values either way.
 
     By hand (:class:`GradientByHand`) in eager mode, in plain operations where torch.compile fuses
-    them anyway and under autocast.
+    them anyway and under autocast. With ``collected``, the gradient of ``fixed`` goes through it.
 
     Shapes:
         - **y:** :math:`(S, D_y)`; **fixed:** :math:`(N, 3H + 32)`, that is :math:`A_x x + a`
@@ -66,7 +73,8 @@ def gradient_in_y(
     if not by_hand:
         return plain_gradient_in_y(y, fixed, index, num_segments, weights)
     if torch.is_grad_enabled():
-        return GradientByHand.apply(y, fixed, index, num_segments, *weights)
+        token, collector = collected or (None, None)
+        return GradientByHand.apply(y, fixed, token, collector, index, num_segments, *weights)
     return _sum_pulled(_from_segments(y, weights), fixed, index, weights) @ weights.a_y
 
 
@@ -119,7 +127,8 @@ class GradientByHand(torch.autograd.Function):
         \partial_{W_3} = \eta_3^T t_2 + \delta_3^T \dot t_2, \quad
         \partial_{A_y} = \eta^T y + \delta^T \dot y
 
-    with pull of :meth:`FusedTanhNorm.pull_both`; :math:`\partial_{\mathrm{fixed}} = \eta`.
+    with pull of :meth:`FusedTanhNorm.pull_both`; :math:`\partial_{\mathrm{fixed}} = \eta`, which
+    :class:`Collector` adds up over the steps.
 
     On a CPU a few hundred elements at a time go through the whole network, so that what lies
     between two products stays in the cache. Where backward is to be differentiated again, it goes
@@ -131,18 +140,19 @@ class GradientByHand(torch.autograd.Function):
         ctx: FunctionCtx,
         y: Tensor,
         fixed: Tensor,
+        token: Tensor | None,
+        collector: Collector | None,
         index: Tensor,
         num_segments: int,
         *composed: Tensor,
     ) -> Tensor:
         """See :func:`gradient_in_y`; ``composed`` are the :class:`Weights`."""
         weights = Weights(*composed)
-        kept: list[Kept] = []
         from_y = _from_segments(y, weights)
+        kept = Kept.empty(fixed, weights)
         total = _sum_pulled(from_y, fixed, index, weights, kept)
-        ctx.num_segments = num_segments  # type: ignore[attr-defined]
-        parts = (part for chunk in kept for part in chunk)
-        ctx.save_for_backward(y, fixed, index, *composed, total, from_y[0], *parts)
+        ctx.num_segments, ctx.collector = num_segments, collector  # type: ignore[attr-defined]
+        ctx.save_for_backward(y, fixed, index, *composed, total, from_y[0], *kept)
         return total @ weights.a_y
 
     @staticmethod
@@ -154,36 +164,81 @@ class GradientByHand(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _again(dy, y, fixed, index, ctx.num_segments, weights)
         from_dy = _from_segments(dy, weights)
-        d_fixed = torch.empty_like(fixed)  # [N, 3H+32]
+        collector: Collector = ctx.collector or Collector()
+        d_fixed, one = collector.take_part(fixed)  # [N, 3H+32], []
         h_total = torch.zeros_like(total)  # [S, 3H+32]
         sums = [torch.zeros_like(weight) for weight in weights[1:]]
-        for i, rows in enumerate(_chunks(fixed, weights)):
-            kept = Kept(*parts[i * len(Kept._fields) : (i + 1) * len(Kept._fields)])
-            h = d_fixed[rows]  # [n, 3H+32]
-            u1 = from_y1.index_select(0, index[rows]).add_(fixed[rows, : weights.widths[0]])
-            derivatives = _back(from_dy, u1, index[rows], weights, kept, h)
+        kept, scratch = Kept(*parts), Scratch.empty(fixed, weights)
+        for rows in _chunks(fixed, weights):
+            chunk = fixed[rows], index[rows], kept.of(rows)
+            h, *derivatives = _back(from_y1, from_dy, *chunk, weights, scratch)
+            d_fixed[rows] += h
             h_total.index_add_(0, index[rows], h)
             for sum_, part in zip(sums, derivatives, strict=True):
                 sum_ += part
         d_a = torch.addmm(h_total.T @ y, total.T, dy)  # [3H+32, Dy]
-        return h_total @ weights.a_y, d_fixed, None, None, d_a, *sums
+        of_fixed = (None, one) if ctx.collector else (d_fixed, None)
+        return h_total @ weights.a_y, *of_fixed, None, None, None, d_a, *sums
 
 
 class Kept(NamedTuple):
-    """What backward needs of one chunk of ``n`` elements; ``u1`` is cheap to make again."""
+    """What backward needs of the elements. What comes before is made again: fresh memory costs
+    more than tanh(LayerNorm(u)) does.
+    """
 
-    mean1: Tensor
-    """``[n, 1]``, like ``inv_std1``."""
-    inv_std1: Tensor
-    t1: Tensor
-    """``[n, 2H]``, like ``to_t1``; those of the second stage are ``[n, H]``."""
     u2: Tensor
-    mean2: Tensor
-    inv_std2: Tensor
-    t2: Tensor
-    to_t1: Tensor
+    """``[N, H]``"""
     d23: Tensor
+    """``[N, H+32]``"""
+    to_t1: Tensor
+    """``[N, 2H]``"""
+
+    @classmethod
+    def empty(cls, like: Tensor, weights: Weights) -> Kept:
+        """Room for as many elements as ``like`` has rows."""
+        wide, hidden, outputs = weights.widths
+        return cls(*_empty(like, len(like), hidden, hidden + outputs, wide))
+
+    def of(self, rows: slice) -> Kept:
+        """That of some elements."""
+        return Kept(*(tensor[rows] for tensor in self))
+
+
+class Scratch(NamedTuple):
+    """Memory for what lies between two products, the same for every chunk: it stays in the cache,
+    and the system need not be asked for it.
+    """
+
+    u1: Tensor
+    """``[n, 2H]``, like those that end in 1; those that end in 2 are ``[n, H]``."""
+    t1: Tensor
+    dt1: Tensor
+    to_t1: Tensor
+    u23: Tensor
     """``[n, H+32]``"""
+    t2: Tensor
+    dt2: Tensor
+    to_t2: Tensor
+    to_dt2: Tensor
+    h: Tensor
+    """``[n, 3H+32]``"""
+
+    @classmethod
+    def empty(cls, fixed: Tensor, weights: Weights) -> Scratch:
+        """Room for a chunk."""
+        wide, hidden, outputs = weights.widths
+        rows = min(_chunk_size(fixed, weights), len(fixed))
+        return cls(
+            *_empty(fixed, rows, *4 * [wide], hidden + outputs, *4 * [hidden], fixed.shape[1])
+        )
+
+    def of(self, rows: int) -> Scratch:
+        """Room for a chunk of so many elements."""
+        return Scratch(*(tensor[:rows] for tensor in self))
+
+
+def _empty(like: Tensor, rows: int, *widths: int) -> Iterator[Tensor]:
+    return (like.new_empty(rows, width) for width in widths)
 
 
 def _from_segments(rows: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -197,83 +252,105 @@ def _sum_pulled(
     fixed: Tensor,
     index: Tensor,
     weights: Weights,
-    kept: list[Kept] | None = None,
+    kept: Kept | None = None,
 ) -> Tensor:
-    r"""The segments' sums of :math:`\delta`, ``[S, 3H+32]``.
-
-    What backward needs is appended to ``kept``, if given.
-    """
+    r"""The segments' sums of :math:`\delta`, ``[S, 3H+32]``. Fills ``kept``, if given."""
     total1, total23 = map(torch.zeros_like, from_y)
+    scratch = Scratch.empty(fixed, weights)
+    spare = Kept.empty(scratch.u1, weights) if kept is None else kept
     for rows in _chunks(fixed, weights):
-        d1, chunk = _forth(from_y, fixed[rows], index[rows], weights)
+        size = rows.stop - rows.start
+        out = spare.of(slice(size) if kept is None else rows)
+        d1 = _forth(from_y, fixed[rows], index[rows], weights, scratch.of(size), out)
         total1.index_add_(0, index[rows], d1)
-        total23.index_add_(0, index[rows], chunk.d23)
-        if kept is not None:
-            kept.append(chunk)
+        total23.index_add_(0, index[rows], out.d23)
     return torch.cat([total1, total23], dim=1)
 
 
 def _forth(
-    from_y: tuple[Tensor, Tensor], fixed: Tensor, segment: Tensor, weights: Weights
-) -> tuple[Tensor, Kept]:
-    r""":math:`\delta_1` ``[n, 2H]`` of a chunk of ``n`` elements, and the rest of it."""
+    from_y: tuple[Tensor, Tensor],
+    fixed: Tensor,
+    segment: Tensor,
+    weights: Weights,
+    scratch: Scratch,
+    kept: Kept,
+) -> Tensor:
+    r""":math:`\delta_1` ``[n, 2H]`` of a chunk of ``n`` elements; fills ``kept`` with the rest."""
     _, b, w3, gamma1, beta1, gamma2, beta2 = weights
     wide, hidden = weights.widths[:2]
-    u1 = from_y[0].index_select(0, segment).add_(fixed[:, :wide])  # [n, 2H]
-    stage1 = FusedTanhNorm.at(u1, gamma1, beta1)
-    u23 = from_y[1].index_select(0, segment).add_(fixed[:, wide:])  # [n, H+32]
+    tanh_norm = tanh_norm_for(fixed)
+    u1 = gather_add(from_y[0], segment, fixed[:, :wide], out=scratch.u1)  # [n, 2H]
+    stage1 = tanh_norm.at(u1, gamma1, beta1, scratch.t1)
+    u23 = gather_add(from_y[1], segment, fixed[:, wide:], out=scratch.u23)  # [n, H+32]
     u23.addmm_(stage1.output, b.T)
-    stage2 = FusedTanhNorm.at(u23[:, :hidden].contiguous(), gamma2, beta2)
-    d3 = u23[:, hidden:].addmm_(stage2.output, w3.T).mul_(2 / OUTPUTS)  # [n, 32]
-    d23 = torch.cat([stage2.pull(d3 @ w3), d3], dim=1)  # [n, H+32]
-    to_t1 = d23 @ b  # [n, 2H]
-    return stage1.pull(to_t1), Kept(*stage1.state[1:], *stage2.state, to_t1, d23)
+    u2 = kept.u2.copy_(u23[:, :hidden])  # [n, H]
+    stage2 = tanh_norm.at(u2, gamma2, beta2, scratch.t2)
+    d2, d3 = kept.d23.split([hidden, OUTPUTS], dim=1)  # [n, H], [n, 32]
+    torch.addmm(u23[:, hidden:], stage2.output, w3.T, out=d3).mul_(2 / OUTPUTS)
+    stage2.pull(torch.mm(d3, w3, out=scratch.to_t2), out=d2)
+    to_t1 = torch.mm(kept.d23, b, out=kept.to_t1)  # [n, 2H]
+    stage1.pull(to_t1, out=scratch.dt1)
+    return scratch.dt1
 
 
 def _back(
+    from_y1: Tensor,
     from_dy: tuple[Tensor, Tensor],
-    u1: Tensor,
+    fixed: Tensor,
     segment: Tensor,
-    weights: Weights,
     kept: Kept,
-    h: Tensor,
+    weights: Weights,
+    scratch: Scratch,
 ) -> tuple[Tensor, ...]:
-    r"""Writes :math:`\eta` of a chunk to ``h [n, 3H+32]``; derivatives in the weights but a_y."""
+    r""":math:`\eta` ``[n, 3H+32]`` of a chunk, and its derivatives in the weights but a_y."""
     _, b, w3, gamma1, beta1, gamma2, beta2 = weights
     wide, hidden = weights.widths[:2]
+    scratch = scratch.of(len(fixed))
+    tanh_norm = tanh_norm_for(fixed)
+    u1 = gather_add(from_y1, segment, fixed[:, :wide], out=scratch.u1)  # [n, 2H]
+    stage1 = tanh_norm.at(u1, gamma1, beta1, scratch.t1)
+    stage2 = tanh_norm.at(kept.u2, gamma2, beta2, scratch.t2)
     d3 = kept.d23[:, hidden:]  # [n, 32]
-    stage1 = FusedTanhNorm(u1, gamma1, beta1, kept.t1, kept.mean1, kept.inv_std1)
-    stage2 = FusedTanhNorm(kept.u2, gamma2, beta2, kept.t2, kept.mean2, kept.inv_std2)
 
-    dt1 = stage1.push(from_dy[0].index_select(0, segment))  # [n, 2H]
-    du23 = from_dy[1].index_select(0, segment).addmm_(dt1, b.T)  # [n, H+32]
-    dt2 = stage2.push(du23[:, :hidden].contiguous())  # [n, H]
+    dt1 = stage1.push(from_dy[0], segment, scratch.dt1)  # [n, 2H]
+    du23 = torch.index_select(from_dy[1], 0, segment, out=scratch.u23).addmm_(dt1, b.T)
+    dt2 = stage2.push(du23[:, :hidden], scratch=scratch.dt2)  # [n, H]
     do = du23[:, hidden:].addmm_(dt2, w3.T)  # [n, 32]
 
+    h = scratch.h
     h1, h2, h3 = h.split(weights.widths, dim=1)
     torch.mul(do, 2 / OUTPUTS, out=h3)
-    d_norm2 = stage2.pull_both(h3 @ w3, d3 @ w3, out=h2)
+    to_t2, to_dt2 = torch.mm(h3, w3, out=scratch.to_t2), torch.mm(d3, w3, out=scratch.to_dt2)
+    d_norm2 = stage2.pull_both(to_t2, to_dt2, out=h2)
     h23 = h[:, wide:]
-    d_norm1 = stage1.pull_both(h23 @ b, kept.to_t1, out=h1)
-    d_b = torch.addmm(h23.T @ kept.t1, kept.d23.T, dt1)  # [H+32, 2H]
-    d_w3 = torch.addmm(h3.T @ kept.t2, d3.T, dt2)  # [32, H]
-    return d_b, d_w3, *d_norm1, *d_norm2
+    d_norm1 = stage1.pull_both(torch.mm(h23, b, out=scratch.to_t1), kept.to_t1, out=h1)
+    d_b = torch.addmm(h23.T @ stage1.output, kept.d23.T, dt1)  # [H+32, 2H]
+    d_w3 = torch.addmm(h3.T @ stage2.output, d3.T, dt2)  # [32, H]
+    return h, d_b, d_w3, *d_norm1, *d_norm2
 
 
 def _chunks(fixed: Tensor, weights: Weights) -> Iterator[slice]:
     """Rows to work on at a time: a cacheful on a CPU, elsewhere all."""
-    rows = fixed.shape[0]
-    size = max(CHUNK // weights.widths[0], 1) if fixed.device.type == "cpu" else max(rows, 1)
+    rows, size = len(fixed), _chunk_size(fixed, weights)
     return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
+
+
+def _chunk_size(fixed: Tensor, weights: Weights) -> int:
+    size = CHUNK // weights.widths[0] if fixed.device.type == "cpu" else len(fixed)
+    return max(size, 1)
 
 
 def _again(
     dy: Tensor, y: Tensor, fixed: Tensor, index: Tensor, num_segments: int, weights: Weights
 ) -> tuple[Tensor | None, ...]:
-    """The same derivative by autograd, which can differentiate it again."""
-    gradient = plain_gradient_in_y(y, fixed, index, num_segments, weights)
-    inputs = (y, fixed, *weights)
+    """The same derivative by autograd, which can differentiate it again.
+
+    In aliases of the inputs: ``y`` comes from earlier steps, and with it from the other inputs.
+    """
+    inputs = [tensor.view_as(tensor) for tensor in (y, fixed, *weights)]
+    y, fixed, *composed = inputs
+    gradient = plain_gradient_in_y(y, fixed, index, num_segments, Weights(*composed))
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     got = iter(torch.autograd.grad(gradient, wanted, dy, create_graph=True))
     d_y, d_fixed, *d_weights = (next(got) if t.requires_grad else None for t in inputs)
-    return d_y, d_fixed, None, None, *d_weights
+    return d_y, d_fixed, None, None, None, None, *d_weights

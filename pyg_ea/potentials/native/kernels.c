@@ -1,0 +1,62 @@
+/* The elementwise part of the inner gradient for CPUs, called by kernels.py without the lock of the
+ * interpreter. Plain C: needs neither Python's nor torch's headers. */
+
+#include <math.h>
+#include <stdint.h>
+
+#define VERSION 1 /* raised with any change here or in kernels.py that the other must know of */
+#define EPS 1e-5  /* nn.LayerNorm's default */
+#define BLOCK 64  /* rows summed at a time */
+
+#define PRAGMA(text) _Pragma(#text)
+#ifdef _OPENMP
+#define SIMD(clauses) PRAGMA(omp simd clauses)
+#define PARALLEL(threads) PRAGMA(omp parallel for num_threads(threads) schedule(static, 1))
+#else
+#define SIMD(clauses)
+#define PARALLEL(threads)
+#endif
+#define PART(k) (n * (k) / threads) /* first row of the k-th of as many parts as threads */
+
+/* One copy of a function for each kind of processor, chosen when the library is loaded. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define TARGETS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define TARGETS
+#endif
+
+/* 2^(2 a log2(e)) = exp(2 a) with the error that float has anyway; loops over it vectorise. */
+static inline float exp_twice_float32(float a)
+{
+    const float log2_e = 1.44269504f, round = 12582912.0f; /* 1.5 * 2^23: drops what follows the point */
+    float z = 2 * log2_e * a;
+    z = z > 126 ? 126 : z;
+    z = z < -126 ? -126 : z;
+    const float whole = (z + round) - round, f = z - whole; /* |f| <= 1/2 */
+    float p = 1.535336188e-4f;
+    p = p * f + 1.339887440e-3f;
+    p = p * f + 9.618437357e-3f;
+    p = p * f + 5.550332548e-2f;
+    p = p * f + 2.402264791e-1f;
+    p = p * f + 6.931472028e-1f;
+    p = p * f + 1.0f;
+    union { int32_t bits; float value; } power = {((int32_t)whole + 127) * (1 << 23)};
+    return p * power.value;
+}
+
+static inline double exp_twice_float64(double a) { return exp(2 * a); }
+
+int version(void) { return VERSION; }
+
+#define REAL float
+#define NAME(function) function##_float32
+#define SQRT sqrtf
+#include "tanh_norm.h"
+#undef REAL
+#undef NAME
+#undef SQRT
+
+#define REAL double
+#define NAME(function) function##_float64
+#define SQRT sqrt
+#include "tanh_norm.h"
