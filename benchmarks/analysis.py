@@ -62,10 +62,10 @@ def slope(frame: pd.DataFrame, variable: str, contestant: str, quantity: str) ->
     return float(np.polyfit(np.log(medians.index), np.log(medians), 1)[0])
 
 
-def bound(frame: pd.DataFrame, contestant: str) -> tuple[float, float, float] | None:
+def bound(frame: pd.DataFrame, case: str, contestant: str) -> tuple[float, float, float] | None:
     """For a step of section ``limit``: seconds of its products at the measured rate, measured
     seconds, and the first over the second."""
-    rows = select(frame, section="limit")
+    rows = select(frame, section="limit", case=case)
     rates = select(rows, quantity="rate")["value"]
     products = select(rows, contestant=contestant, quantity="products")["value"]
     measured = select(rows, contestant=contestant, quantity="step")["value"]

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from benchmarks.contestants import Contestant
 from benchmarks.records import Recorder
 from benchmarks.sections import Plan, row
 from benchmarks.timing import Clock, LayerTimer, backward
-from benchmarks.workloads import READOUT_300, Workload
+from benchmarks.workloads import LOCAL_100, READOUT_64, READOUT_300, Workload
 from pyg_ea.potentials.resnet import OUTPUTS
 
 SECTION = "limit"
 CONTESTANTS = ("unrolled", "truncated-3", "pyg", "listing")
 MACHINE = "machine"  # who the rate belongs to
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")  # operations that are matrix products
+SIZES = (READOUT_300, READOUT_64, LOCAL_100)
+
+
+def _in_place(_: object, a: Sequence[int], b: Sequence[int], **options: object) -> int:
+    """Floating-point operations of ``addmm_``, which torch's counter does not know."""
+    return 2 * a[0] * a[1] * b[1]
+
+
+COUNTED = {torch.ops.aten.addmm_: _in_place}
 TOP = 15  # operations of a profile that are kept
 REPEATS = 7
 
 
 def measure(plan: Plan, recorder: Recorder) -> None:
-    """Measures the rate of products, then counts, times and profiles each contestant's step."""
-    workload = plan.size(READOUT_300)
-    for name, rate in product_rates(workload, plan.clock).items():
-        recorder.add(row(SECTION, workload, MACHINE, "rate", rate, unit="GFLOP/s", detail=name))
+    """At the main sizes planned: measures the rate of products, then counts, times and profiles
+    each contestant's step.
+    """
     contestants = [c for c in plan.contestants if c.name in CONTESTANTS]
-    for contestant in tqdm(contestants, desc="limit", leave=False):
-        _measure_contestant(contestant, workload, plan.clock, recorder)
+    for workload in (plan.size(size) for size in SIZES if size in plan.workloads):
+        for name, rate in product_rates(workload, plan.clock).items():
+            recorder.add(row(SECTION, workload, MACHINE, "rate", rate, unit="GFLOP/s", detail=name))
+        for contestant in tqdm(contestants, desc=f"limit, {workload.name}", leave=False):
+            _measure_contestant(contestant, workload, plan.clock, recorder)
 
 
 def product_rates(workload: Workload, clock: Clock) -> dict[str, float]:
@@ -76,13 +87,14 @@ def _measure_contestant(
     def step() -> None:
         backward(contestant.forward(timer.layer, x, index, workload.segments))
 
-    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiler:
+    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+        step()
+    add("products", counter.get_total_flops() / 1e9, "GFLOP")
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
     operations = sorted(
         profiler.key_averages(), key=lambda event: event.self_cpu_time_total, reverse=True
     )
-    products = sum(event.flops for event in operations if event.key in PRODUCTS)
-    add("products", products / 1e9, "GFLOP")
     total = sum(event.self_cpu_time_total for event in operations)
     for event in operations[:TOP]:
         add("profile", event.self_cpu_time_total / total, "share", detail=event.key)

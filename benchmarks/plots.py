@@ -101,18 +101,20 @@ def _growth(rows: pd.DataFrame) -> Figure:
 
 
 def _limit(rows: pd.DataFrame) -> Figure:
-    names = select(rows, quantity="products")["contestant"].tolist()
-    figure, axes = _panels(1 + len(names), height=4.5)
-    for name in names:
-        found = bound(rows, name)
-        if found is not None:
-            axes[0].barh(name, found[1], color="lightgrey")
-            axes[0].barh(name, found[0], color="tab:blue")
-    axes[0].set(title="products at the measured rate (blue) in a step", xlabel="s")
-    for axis, name in zip(axes[1:], names, strict=True):
-        shares = select(rows, contestant=name, quantity="profile")
+    measured = select(rows, quantity="products")[["case", "contestant"]]
+    cases = measured["case"].unique()
+    figure, axes = _panels(len(cases) + len(measured), height=4.5)
+    for axis, case in zip(axes, cases, strict=False):
+        for name in measured[measured["case"] == case]["contestant"]:
+            found = bound(rows, case, name)
+            if found is not None:
+                axis.barh(name, found[1], color="lightgrey")
+                axis.barh(name, found[0], color="tab:blue")
+        axis.set(title=f"{case}: products at the\nmeasured rate (blue) in a step", xlabel="s")
+    for axis, (_, (case, name)) in zip(axes[len(cases) :], measured.iterrows(), strict=True):
+        shares = select(rows, case=case, contestant=name, quantity="profile")
         _bars(axis, shares.groupby("detail", sort=False)["value"])
-        axis.set(title=name, xlabel="share of time")
+        axis.set(title=f"{case}, {name}", xlabel="share of time")
     return figure
 
 

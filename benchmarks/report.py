@@ -106,25 +106,28 @@ def _growth(frame: pd.DataFrame) -> list[str]:
 
 def _limit(frame: pd.DataFrame) -> list[str]:
     rows = select(frame, section="limit")
-    if rows.empty:
-        return []
+    return [table for case in rows["case"].unique() for table in _limit_at(rows, case)]
+
+
+def _limit_at(frame: pd.DataFrame, case: str) -> list[str]:
+    rows = select(frame, case=case)
     rates = select(rows, quantity="rate")[["detail", "value"]]
-    tables = [_table("limit: rate of products, GFLOP/s", rates.to_dict("records"))]
+    tables = [_table(f"limit, {case}: rate of products, GFLOP/s", rates.to_dict("records"))]
     lines = []
     for contestant in select(rows, quantity="products")["contestant"]:
-        found = bound(frame, contestant)
+        found = bound(rows, case, contestant)
         flops = select(rows, contestant=contestant, quantity="products")["value"].iloc[0]
         if found is not None:
             names = ("products at that rate, s", "step, s", "share")
             lines.append({"": contestant, "GFLOP": flops, **dict(zip(names, found, strict=True))})
-    tables.append(_table("limit: the products of a training step", lines))
+    tables.append(_table(f"limit, {case}: the products of a training step", lines))
     for contestant, own in select(rows, quantity="profile").groupby("contestant", sort=False):
         calls = select(rows, contestant=contestant, quantity="calls").set_index("detail")["value"]
         top = [
             {"operation": r.detail, "share of time": r.value, "calls": int(calls[r.detail])}
             for r in own.itertuples()
         ]
-        tables.append(_table(f"limit: profile of a training step, {contestant}", top))
+        tables.append(_table(f"limit, {case}: profile of a training step, {contestant}", top))
     return tables
 
 

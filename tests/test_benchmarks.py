@@ -139,16 +139,21 @@ def test_growth_is_measured_at_every_value(recorder, monkeypatch) -> None:
     assert slope(frame, "steps", "unrolled", "step") is not None
 
 
-def test_products_are_counted_and_the_rest_is_profiled(recorder) -> None:
+def test_products_are_counted_and_the_rest_is_profiled(recorder, monkeypatch) -> None:
+    monkeypatch.setattr(limit, "SIZES", (TINY,))
     limit.measure(plan("unrolled"), recorder)
     frame = written(recorder)
     size = frame.iloc[0]
     products = frame[frame["quantity"] == "products"]["value"].item() * 1e9
-    # Forward and transpose of B in each step, forward and twice backward: six products.
-    hidden = size["channels"]
-    main_products = 6 * 2 * size["elements"] * 2 * hidden * (hidden + 32) * size["steps"]
-    assert main_products < products < 2 * main_products
-    seconds, measured, share = bound(frame, "unrolled")
+    n, s, d, steps = (size[name] for name in ("elements", "segments", "channels", "steps"))
+    # Multiply-adds an element: B six times and W3 seven; A_y on segments, six times. Once for all
+    # steps: A x with its two derivatives, and A, B and W3 themselves, composed.
+    wide, outer = 2 * d, d + 32
+    a_step = n * (6 * wide * outer + 7 * 32 * d) + s * 6 * (3 * d + 32) * d
+    least = 2 * (steps * a_step + 3 * n * (3 * d + 32) * d)
+    composed = 2 * 3 * (32 * d * wide + (d + 32) * wide * wide)
+    assert least <= products <= least + composed
+    seconds, measured, share = bound(frame, TINY.name, "unrolled")
     assert share == pytest.approx(seconds / measured)
     assert 0 < share < 1
     assert 0.5 < frame[frame["quantity"] == "profile"]["value"].sum() <= 1

@@ -91,7 +91,12 @@ def _call(name: str, like: Tensor, operands: Sequence[Tensor | Rows | None]) -> 
                 arguments.append(ctypes.c_void_p(operand.data_ptr()))
             case _:
                 raise ValueError(f"{name}: an operand is not laid out as the kernel reads it")
-    getattr(LIBRARY, f"{name}_{DTYPES[like.dtype]}")(*arguments)
+    kernel = getattr(LIBRARY, f"{name}_{DTYPES[like.dtype]}")
+    if torch.autograd._profiler_enabled():
+        with torch.profiler.record_function(f"pyg_ea::{name}"):
+            kernel(*arguments)
+    else:
+        kernel(*arguments)
 
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
