@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
 from benchmarks.contestants import Contestant
@@ -22,16 +24,31 @@ SECTION = "limit"
 CONTESTANTS = ("unrolled", "truncated-3", "pyg", "listing")
 MACHINE = "machine"  # who the rate belongs to
 SIZES = (READOUT_300, READOUT_64, LOCAL_100)
-
-
-def _in_place(_: object, a: Sequence[int], b: Sequence[int], **options: object) -> int:
-    """Floating-point operations of ``addmm_``, which torch's counter does not know."""
-    return 2 * a[0] * a[1] * b[1]
-
-
-COUNTED = {torch.ops.aten.addmm_: _in_place}
 TOP = 15  # operations of a profile that are kept
 REPEATS = 7
+
+
+class ProductCounter(TorchDispatchMode):
+    """Adds up the floating-point operations of matrix products by torch's formulas.
+
+    torch's own ``FlopCounterMode`` fails where a module calls ``autograd.grad``, as PyG's layer
+    does, and does not know ``addmm_``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.addmm_.default:
+            (rows, inner), (_, columns) = args[1].shape, args[2].shape
+            self.total += 2 * rows * inner * columns
+        elif func.overloadpacket in flop_registry:
+            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def measure(plan: Plan, recorder: Recorder) -> None:
@@ -87,9 +104,9 @@ def _measure_contestant(
     def step() -> None:
         backward(contestant.forward(timer.layer, x, index, workload.segments))
 
-    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+    with ProductCounter() as counter:
         step()
-    add("products", counter.get_total_flops() / 1e9, "GFLOP")
+    add("products", counter.total / 1e9, "GFLOP")
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
     operations = sorted(

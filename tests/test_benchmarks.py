@@ -141,8 +141,11 @@ def test_growth_is_measured_at_every_value(recorder, monkeypatch) -> None:
 
 def test_products_are_counted_and_the_rest_is_profiled(recorder, monkeypatch) -> None:
     monkeypatch.setattr(limit, "SIZES", (TINY,))
-    limit.measure(plan("unrolled"), recorder)
+    limit.measure(plan("unrolled", "pyg"), recorder)
     frame = written(recorder)
+    theirs = frame[(frame["quantity"] == "products") & (frame["contestant"] == "pyg")]
+    assert theirs["value"].item() > 0
+    frame = frame[frame["contestant"] != "pyg"]
     size = frame.iloc[0]
     products = frame[frame["quantity"] == "products"]["value"].item() * 1e9
     n, s, d, steps = (size[name] for name in ("elements", "segments", "channels", "steps"))
