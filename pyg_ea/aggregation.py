@@ -149,8 +149,8 @@ class EAAggregation(Aggregation):
 
         One graph for training and one for evaluation serve all steps, batch sizes and adjoints;
         torch may add one for very large batches and for single sets. The first call takes half a
-        minute or so. On a CPU it does not pay: the layer as it is, which keeps to the cache, is as
-        fast and needs less memory (``docs/benchmarks.md``). Warns and leaves the layer as it is
+        minute or so. On a CPU it does not pay: the layer as it is, which keeps to the cache, is
+        faster and needs less memory (``docs/benchmarks.md``). Warns and leaves the layer as it is
         where no C++ compiler is found, or where the potential has no closed-form gradient.
 
         Args:
