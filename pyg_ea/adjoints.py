@@ -40,9 +40,9 @@ class Checkpointed:
     """The gradient of :class:`Unrolled`, to rounding, in the memory of one step.
 
     Only y and momentum of each step are kept (``[S, D]``, small); backward computes each step
-    again: a quarter to a half more time than :class:`Unrolled` (``docs/benchmarks.md``). As with any
-    ``torch.utils.checkpoint``, what is recomputed reads the module's own parameters: not for use
-    inside ``torch.func.functional_call``.
+    again: a quarter to a half more time than :class:`Unrolled` (``docs/benchmarks.md``). As with
+    any ``torch.utils.checkpoint``, what is recomputed reads the module's own parameters: not for
+    use inside ``torch.func.functional_call``.
     """
 
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
