@@ -26,9 +26,9 @@ from experiments.molpcba.data import MoleculeData
 from experiments.molpcba.errors import UserError
 from experiments.molpcba.evaluation import TITLES
 from experiments.molpcba.run import load_data, say
-from experiments.molpcba.runs import read_results
+from experiments.molpcba.runs import RunFolder, read_results
 
-Recorder = Callable[[str, Config, Records], str]
+Recorder = Callable[[str, RunFolder, Records], str]
 """Takes a finished run of a row into the records, and says how it ended."""
 
 
@@ -115,7 +115,8 @@ class Grid:
         self, rows: Sequence[str], seeds: int, records: Records
     ) -> list[tuple[str, Config]]:
         """Row and settings of each run that has no record, seed by seed, so that what is finished
-        can be compared; runs that finished without being recorded are recorded now.
+        can be compared. Runs that finished without being recorded are recorded now, and so are
+        those that another study in the same folder of runs made with the same settings.
         """
         configs = [
             (row, self.config(row, seed))
@@ -181,11 +182,23 @@ class Grid:
             if folder.path.exists():
                 found = without_places(folder.read_config())
                 check_equal(str(folder.path), found, without_places(to_dict(config)))
+            elif (other := self._made_elsewhere(config)) is not None:
+                say(f"{config.name}: {other.path} has the same settings")
+                folder = other
             if folder.finished:
-                record(row, config, records)
+                record(row, folder, records)
             else:
                 unfinished.append((row, config))
         return unfinished
+
+    def _made_elsewhere(self, config: Config) -> RunFolder | None:
+        """The finished run with the same settings of another study on this data, if any."""
+        wanted = without_places(to_dict(config))
+        for path in sorted(self.runs_dir.parent.glob(f"*-on-{self.data.name}/*/")):
+            folder = RunFolder(path)
+            if folder.finished and without_places(folder.read_config()) == wanted:
+                return folder
+        return None
 
     def _carry_out(
         self, missing: list[tuple[str, Config]], jobs: int, records: Records, record: Recorder
@@ -196,16 +209,15 @@ class Grid:
                 name, seed = str(config.name), config.seed
                 of = name.removesuffix(f"-seed{seed}")  # a row, or a row and a value tried
                 if failure is None:
-                    told = record(row_of[name], config, records)
+                    told = record(row_of[name], folder_of(config), records)
                 else:
                     records.fail(of, seed, failure)
                     records.write(list(self.rows))
                     told = f"failed: {failure}"
                 say(f"[{i}/{len(missing)}] {of}, seed {seed}: {told}")
 
-    def _record_tuning(self, row: str, config: Config, records: Records) -> str:
+    def _record_tuning(self, row: str, folder: RunFolder, records: Records) -> str:
         """Records a run by which a value is chosen; its score in words."""
-        folder = folder_of(config)
         data = read_results(folder.results)["data"]
         self._check_data(folder.path, {"data": data["name"], "graphs": data["graphs"]})
         assert self.study.tuning is not None
@@ -214,9 +226,8 @@ class Grid:
         records.write(list(self.rows))
         return f"valid {record['valid_last']:.4f}, mean of the last {LAST} epochs"
 
-    def _record(self, row: str, config: Config, records: Records) -> str:
+    def _record(self, row: str, folder: RunFolder, records: Records) -> str:
         """Records a finished run; its score and time in words."""
-        folder = folder_of(config)
         results = read_results(folder.results)
         data = results["data"]
         self._check_data(folder.path, {"data": data["name"], "graphs": data["graphs"]})

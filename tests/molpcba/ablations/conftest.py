@@ -31,4 +31,4 @@ def flags(tiny_csv, tiny_root, tiny_data, tmp_path) -> list[str]:
 def call(folder, flags, monkeypatch):
     """Calls the command with the tiny study and molecules, in this process."""
     monkeypatch.setattr("experiments.molpcba.run.plot_run", lambda path: [])
-    return lambda *more: main([*flags, *more])
+    return lambda *more, study="tiny": main([study, *flags[1:], *more])

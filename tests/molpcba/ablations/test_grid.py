@@ -13,7 +13,7 @@ from experiments.molpcba.ablations import workers
 from experiments.molpcba.ablations.records import Records
 from experiments.molpcba.errors import UserError
 from experiments.molpcba.training import MoleculeTraining
-from tests.molpcba.ablations.tiny import RUNS, table
+from tests.molpcba.ablations.tiny import RUNS, TINY, table
 
 
 def test_records_are_those_of_the_runs(call, tmp_path, tiny_data, capsys):
@@ -60,6 +60,26 @@ def test_finished_runs_are_taken_as_they_are(call, tmp_path, monkeypatch):
     assert call() == 0
     assert len(made) == 4
     assert len(Records.read(tmp_path / "out").runs) == 6
+
+
+def test_runs_of_another_study_with_the_same_settings_serve_here_too(
+    call, folder, tmp_path, monkeypatch, capsys
+):
+    assert call("--rows", "ea-1", "ea-2", "--seeds", "1") == 0
+    other = TINY.replace("ea-1: {steps: 1}", "slow: {steps: 2}\n  slower: {steps: 4}")
+    (folder / "other.yaml").write_text(other.replace("ea-2: {steps: 2}", ""))
+    made = []
+    monkeypatch.setattr(workers, "run", lambda config: made.append(config.name))
+    command = ["--out", str(tmp_path / "other"), "--seeds", "1"]
+    assert call("--rows", "slow", *command, study="other") == 0
+    assert made == []
+    assert "slow-seed0: " in capsys.readouterr().out
+    (run,) = Records.read(tmp_path / "other").runs.to_dict("records")
+    (same,) = Records.read(tmp_path / "out").runs.query("row == 'ea-2'").to_dict("records")
+    differ = {key for key in run if run[key] != same[key]}
+    assert differ == {"study", "row"}
+    call("--rows", "slower", *command, study="other")  # nothing has those settings
+    assert made == ["slower-seed0"]
 
 
 def test_interrupted_it_goes_on_to_the_same_records(call, tmp_path, monkeypatch, capsys):
