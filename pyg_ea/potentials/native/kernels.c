@@ -1,10 +1,21 @@
-/* The elementwise part of the inner gradient for CPUs, called by kernels.py without the lock of the
- * interpreter. Plain C: needs neither Python's nor torch's headers. */
+/* The elementwise part of the inner gradient for CPUs, called by __init__.py through ctypes without
+ * the interpreter's lock. Plain C. Python's headers, where they are, make of it a module that can be
+ * imported like any other, which tools do that walk through a package; it holds nothing. */
+
+#if defined __has_include
+#if __has_include(<Python.h>)
+#include <Python.h>
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "kernels", .m_size = -1};
+
+PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&definition); }
+#endif
+#endif
 
 #include <math.h>
 #include <stdint.h>
 
-#define VERSION 1 /* raised with any change here or in kernels.py that the other must know of */
+#define VERSION 1 /* raised with any change here or in __init__.py that the other must know of */
 #define EPS 1e-5  /* nn.LayerNorm's default */
 #define BLOCK 64  /* rows summed at a time */
 
