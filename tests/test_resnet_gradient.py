@@ -60,6 +60,14 @@ def test_without_a_graph_nothing_is_kept_and_the_value_is_the_same(monkeypatch):
     torch.testing.assert_close(value, expected, **TIGHT)
 
 
+def test_norms_of_another_precision_are_not_read_as_if_they_were_of_this_one():
+    index, (y, fixed, *weights) = problem(INDICES["unsorted"])
+    expected = gradient_in_y(y, fixed, index, 5, Weights(*weights))
+    single = [tensor.float() for tensor in (y, fixed, *weights[:3])]
+    got = gradient_in_y(*single[:2], index, 5, Weights(*single[2:], *weights[3:]))
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def derivatives(function, index, y, fixed, weights, wanted, **options):
     value = function(y, fixed, index, *weights)
     return torch.autograd.grad(value.square().sum(), wanted, **options)

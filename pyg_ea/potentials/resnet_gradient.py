@@ -68,7 +68,7 @@ def gradient_in_y(
     by_hand = (
         not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(y.device.type)
-        and y.dtype == fixed.dtype == weights.a_y.dtype
+        and all(tensor.dtype == y.dtype for tensor in (fixed, *weights))
     )
     if not by_hand:
         return plain_gradient_in_y(y, fixed, index, num_segments, weights)
