@@ -1,18 +1,18 @@
 """The C kernels, which the package does without where they cannot be built; see pyproject.toml."""
 
+import sys
+
 from setuptools import Extension, setup
 
 FOLDER = "pyg_ea/potentials/native"
 
-setup(
-    ext_modules=[
-        Extension(
-            "pyg_ea.potentials.native.kernels",
-            sources=[f"{FOLDER}/kernels.c"],
-            depends=[f"{FOLDER}/tanh_norm.h"],
-            extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
-            extra_link_args=["-fopenmp", "-lm"],
-            optional=True,
-        )
-    ]
+kernels = Extension(
+    "pyg_ea.potentials.native.kernels",
+    sources=[f"{FOLDER}/kernels.c"],
+    depends=[f"{FOLDER}/tanh_norm.h"],
+    extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
+    extra_link_args=["-fopenmp", "-lm"],
+    optional=True,
 )
+
+setup(ext_modules=[kernels] if sys.platform == "linux" else [])

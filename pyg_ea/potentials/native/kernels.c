@@ -30,10 +30,12 @@ PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&definition); }
 #define PART(k) (n * (k) / threads) /* first row of the k-th of as many parts as threads */
 
 /* One copy of a function for each kind of processor, chosen when the library is loaded. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if !defined(__x86_64__) || !defined(__GLIBC__) || !defined(__GNUC__) || defined(__clang__)
+#define TARGETS
+#elif __GNUC__ >= 12
 #define TARGETS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
-#define TARGETS
+#define TARGETS __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 
 /* 2^(2 a log2(e)) = exp(2 a) with the error that float has anyway; loops over it vectorise. */
