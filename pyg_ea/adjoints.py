@@ -60,9 +60,9 @@ class Truncated:
     """Gradient of the last ``last`` steps only; what came before counts as a constant.
 
     Time and memory of backward are those of ``last`` steps. Biased: less so the closer to
-    convergence. Training does not see what makes the earlier steps diverge: where the loop does
-    not converge, learned potentials were driven into divergence (``docs/results.md``). With
-    ``last`` at least the number of steps it is :class:`Unrolled`.
+    convergence. Where the loop does not converge, training drove a learned potential further away
+    from it, and failed (``docs/results.md``). With ``last`` at least the number of steps it is
+    :class:`Unrolled`.
 
     Args:
         last: number of steps differentiated.
