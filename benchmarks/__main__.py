@@ -54,7 +54,7 @@ def _parser() -> ArgumentParser:
         nargs="+",
         choices=list(WORKLOADS),
         default=list(WORKLOADS),
-        help="sizes in the section layer (default: all)",
+        help="sizes in the sections layer and limit (default: all)",
     )
     parser.add_argument(
         "--clock",

@@ -27,7 +27,7 @@ class Adjoint(Protocol):
 class Unrolled:
     """Exact gradient of the steps taken, through all of them (the paper's choice).
 
-    Backward costs one and a half to two forward passes; memory grows with the number of steps.
+    Backward costs about two forward passes; memory grows with the number of steps.
     """
 
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyg_ea.potentials import resnet_gradient
-from pyg_ea.potentials.collector import collected
+from pyg_ea.potentials.collector import collect
 from pyg_ea.potentials.resnet_gradient import (
     Weights,
     gradient_in_y,
@@ -68,57 +68,47 @@ def test_norms_of_another_precision_are_not_read_as_if_they_were_of_this_one():
     torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def derivatives(function, index, y, fixed, weights, wanted, **options):
-    value = function(y, fixed, index, *weights)
-    return torch.autograd.grad(value.square().sum(), wanted, **options)
-
-
-def plain(y, fixed, index, *weights):
-    return plain_gradient_in_y(y, fixed, index, 5, Weights(*weights))
-
-
-def two_steps(function):
+def two_steps(gradient, y):
     """Two gradients, the second where the first led, as the solver takes them."""
-
-    def steps(y, fixed, index, *weights):
-        gradient = function(y, fixed, index, *weights)
-        return function(y - 0.1 * gradient, fixed, index, *weights)
-
-    return steps
+    return gradient(y - 0.1 * gradient(y)).square().sum()
 
 
-def two_collected(y, fixed, index, *weights):
-    given = collected(fixed)
-    step = lambda y: gradient_in_y(y, fixed, index, 5, Weights(*weights), given)  # noqa: E731
-    return step(y - 0.1 * step(y))
+def losses(index, y, fixed, weights):
+    """Of two steps whose gradients of ``fixed`` are collected, and of two in plain operations."""
+    shared = collect(fixed)
+    by_hand = two_steps(lambda y: gradient_in_y(y, fixed, index, 5, weights, shared), y)
+    return by_hand, two_steps(lambda y: plain_gradient_in_y(y, fixed, index, 5, weights), y)
 
 
 @pytest.mark.parametrize("index", INDICES.values(), ids=INDICES)
 def test_collected_over_two_steps_the_gradient_is_that_of_autograd(index):
     index, (y, fixed, *weights) = problem(index)
-    wanted = [y, fixed, *weights]
-    expected = derivatives(two_steps(plain), index, y, fixed, weights, wanted)
-    for one, other in zip(
-        derivatives(two_collected, index, y, fixed, weights, wanted), expected, strict=True
-    ):
+    by_hand, plain = losses(index, y, fixed, Weights(*weights))
+    got, expected = (torch.autograd.grad(loss, [y, fixed, *weights]) for loss in (by_hand, plain))
+    for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, **TIGHT)
 
 
 def test_collected_gradients_of_several_passes_do_not_mix():
     index, (y, fixed, *weights) = problem(INDICES["unsorted"])
-    (expected,) = derivatives(two_steps(plain), index, y, fixed, weights, [fixed])
-    loss = two_collected(y, fixed, index, *weights).square().sum()
-    for wanted in ([fixed], [y], [weights[0]], [fixed]):  # the second and third hand nothing over
-        got = torch.autograd.grad(loss, wanted, retain_graph=True)
-        if wanted[0] is fixed:
-            torch.testing.assert_close(got[0], expected, **TIGHT)
-    (again,) = torch.autograd.grad(loss, [fixed], create_graph=True)
-    torch.testing.assert_close(again, expected, **TIGHT)
+    loss, plain = losses(index, y, fixed, Weights(*weights))
+    (expected,) = torch.autograd.grad(plain, fixed)
+
+    def check(**options):
+        (got,) = torch.autograd.grad(loss, fixed, retain_graph=True, **options)
+        torch.testing.assert_close(got, expected, **TIGHT)
+
+    check()
+    torch.autograd.grad(loss, y, retain_graph=True)  # hands nothing over
+    torch.autograd.grad(loss, weights[0], retain_graph=True)
+    check()
+    check(create_graph=True)
+    check()
 
 
 def test_a_pass_that_lost_a_step_is_an_error_not_a_wrong_gradient():
     fixed = torch.ones(2, 3, requires_grad=True)
-    token, collector = collected(fixed)
+    token, collector = collect(fixed)
 
     class Step(torch.autograd.Function):
         @staticmethod
@@ -139,7 +129,9 @@ def test_a_pass_that_lost_a_step_is_an_error_not_a_wrong_gradient():
         (Other.apply(token) + Step.apply(token)).backward()
 
 
-def test_nothing_is_collected_where_there_is_no_gradient():
-    assert collected(torch.ones(2, 3)) is None
-    with torch.no_grad():
-        assert collected(torch.ones(2, 3, requires_grad=True)) is None
+def test_nothing_is_handed_over_where_there_is_no_gradient():
+    index, (y, fixed, *weights) = problem(INDICES["unsorted"])
+    loss, plain = losses(index, y, fixed.detach(), Weights(*weights))
+    got, expected = (torch.autograd.grad(each, [y, *weights]) for each in (loss, plain))
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, **TIGHT)

@@ -12,10 +12,10 @@ from torch.autograd.function import FunctionCtx
 class Collector:
     r"""Adds up the gradients of ``fixed`` of all steps in one place.
 
-    Autograd would have each step ask the system for another ``[N, 3H+32]``, which costs a tenth of
-    the step. Instead each step of a backward pass adds to one tensor, and counts itself in the
-    gradient of a token. Autograd runs the token's own backward (:class:`HandOver`) after that of
-    all steps; there, what was added up goes on to ``fixed``.
+    Autograd would have each step ask the system for another ``[N, 3H+32]``, to be added and freed.
+    Instead each step of a backward pass adds to one tensor, and counts itself in the gradient of a
+    token. Autograd runs the token's own backward (:class:`HandOver`) after that of all steps;
+    there, what was added up goes on to ``fixed``.
     """
 
     def __init__(self) -> None:
@@ -63,9 +63,7 @@ class HandOver(torch.autograd.Function):
 Collected = tuple[Tensor, Collector]
 
 
-def collected(fixed: Tensor) -> Collected | None:
-    """A collector for the gradient of ``fixed``, with its token; None where there will be none."""
-    if torch.compiler.is_compiling() or not (fixed.requires_grad and torch.is_grad_enabled()):
-        return None
+def collect(fixed: Tensor) -> Collected:
+    """A collector for the gradient of ``fixed``, and its token."""
     collector = Collector()
     return HandOver.apply(fixed, collector), collector

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyg_ea.potentials.base import Potential
-from pyg_ea.potentials.collector import collected
+from pyg_ea.potentials.collector import collect
 from pyg_ea.potentials.resnet_gradient import (
     OUTPUTS,
     Weights,
@@ -139,7 +139,7 @@ class BoundResNet:
         self.fixed = F.linear(x, a_x, offset)  # [N, 3H+32]
         self.segments = segments
         self.compiled_gradient = potential.compiled_gradient
-        self.collected = collected(self.fixed) if self.compiled_gradient is None else None
+        self.collected = None if torch.compiler.is_compiling() else collect(self.fixed)
 
     def value(self, y: Tensor) -> Tensor:
         """Sum of the potential over each segment: ``[S, Dy] -> [S]``."""

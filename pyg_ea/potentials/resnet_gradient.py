@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from pyg_ea.potentials.collector import Collected, Collector
+from pyg_ea.potentials.collector import Collected, Collector, collect
 from pyg_ea.potentials.native import gather_add, tanh_norm_for
 from pyg_ea.potentials.tanh_norm import TanhNorm
 from pyg_ea.segments import Segments
@@ -59,7 +59,8 @@ def gradient_in_y(
     """The gradient by the code that fits the occasion; same values either way.
 
     By hand (:class:`GradientByHand`) in eager mode, in plain operations where torch.compile fuses
-    them anyway and under autocast. With ``collected``, the gradient of ``fixed`` goes through it.
+    them anyway and under autocast. Steps that share ``collected`` add up their gradients of
+    ``fixed`` there.
 
     Shapes:
         - **y:** :math:`(S, D_y)`; **fixed:** :math:`(N, 3H + 32)`, that is :math:`A_x x + a`
@@ -73,7 +74,7 @@ def gradient_in_y(
     if not by_hand:
         return plain_gradient_in_y(y, fixed, index, num_segments, weights)
     if torch.is_grad_enabled():
-        token, collector = collected or (None, None)
+        token, collector = collected or collect(fixed)
         return GradientByHand.apply(y, fixed, token, collector, index, num_segments, *weights)
     return _sum_pulled(_from_segments(y, weights), fixed, index, weights) @ weights.a_y
 
@@ -140,8 +141,8 @@ class GradientByHand(torch.autograd.Function):
         ctx: FunctionCtx,
         y: Tensor,
         fixed: Tensor,
-        token: Tensor | None,
-        collector: Collector | None,
+        token: Tensor,
+        collector: Collector,
         index: Tensor,
         num_segments: int,
         *composed: Tensor,
@@ -149,7 +150,7 @@ class GradientByHand(torch.autograd.Function):
         """See :func:`gradient_in_y`; ``composed`` are the :class:`Weights`."""
         weights = Weights(*composed)
         from_y = _from_segments(y, weights)
-        kept = Kept.empty(fixed, weights)
+        kept = Kept(*(fixed.new_empty(len(fixed), width) for width in Kept.widths(weights)))
         total = _sum_pulled(from_y, fixed, index, weights, kept)
         ctx.num_segments, ctx.collector = num_segments, collector  # type: ignore[attr-defined]
         ctx.save_for_backward(y, fixed, index, *composed, total, from_y[0], *kept)
@@ -164,11 +165,10 @@ class GradientByHand(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _again(dy, y, fixed, index, ctx.num_segments, weights)
         from_dy = _from_segments(dy, weights)
-        collector: Collector = ctx.collector or Collector()
-        d_fixed, one = collector.take_part(fixed)  # [N, 3H+32], []
+        d_fixed, one = ctx.collector.take_part(fixed)  # [N, 3H+32], []
         h_total = torch.zeros_like(total)  # [S, 3H+32]
         sums = [torch.zeros_like(weight) for weight in weights[1:]]
-        kept, scratch = Kept(*parts), Scratch.empty(fixed, weights)
+        kept, scratch = Kept(*parts), Scratch(fixed)
         for rows in _chunks(fixed, weights):
             chunk = fixed[rows], index[rows], kept.of(rows)
             h, *derivatives = _back(from_y1, from_dy, *chunk, weights, scratch)
@@ -177,14 +177,11 @@ class GradientByHand(torch.autograd.Function):
             for sum_, part in zip(sums, derivatives, strict=True):
                 sum_ += part
         d_a = torch.addmm(h_total.T @ y, total.T, dy)  # [3H+32, Dy]
-        of_fixed = (None, one) if ctx.collector else (d_fixed, None)
-        return h_total @ weights.a_y, *of_fixed, None, None, None, d_a, *sums
+        return h_total @ weights.a_y, None, one, None, None, None, d_a, *sums
 
 
 class Kept(NamedTuple):
-    """What backward needs of the elements. What comes before is made again: fresh memory costs
-    more than tanh(LayerNorm(u)) does.
-    """
+    """What backward needs of the elements; the outputs of the two tanh are made again."""
 
     u2: Tensor
     """``[N, H]``"""
@@ -193,52 +190,34 @@ class Kept(NamedTuple):
     to_t1: Tensor
     """``[N, 2H]``"""
 
-    @classmethod
-    def empty(cls, like: Tensor, weights: Weights) -> Kept:
-        """Room for as many elements as ``like`` has rows."""
+    @staticmethod
+    def widths(weights: Weights) -> tuple[int, int, int]:
+        """Sizes of the three."""
         wide, hidden, outputs = weights.widths
-        return cls(*_empty(like, len(like), hidden, hidden + outputs, wide))
+        return hidden, hidden + outputs, wide
 
     def of(self, rows: slice) -> Kept:
         """That of some elements."""
         return Kept(*(tensor[rows] for tensor in self))
 
 
-class Scratch(NamedTuple):
+class Scratch:
     """Memory for what lies between two products, the same for every chunk: it stays in the cache,
     and the system need not be asked for it.
+
+    Args:
+        like: a tensor of its device and dtype.
     """
 
-    u1: Tensor
-    """``[n, 2H]``, like those that end in 1; those that end in 2 are ``[n, H]``."""
-    t1: Tensor
-    dt1: Tensor
-    to_t1: Tensor
-    u23: Tensor
-    """``[n, H+32]``"""
-    t2: Tensor
-    dt2: Tensor
-    to_t2: Tensor
-    to_dt2: Tensor
-    h: Tensor
-    """``[n, 3H+32]``"""
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.memory: dict[str, Tensor] = {}
 
-    @classmethod
-    def empty(cls, fixed: Tensor, weights: Weights) -> Scratch:
-        """Room for a chunk."""
-        wide, hidden, outputs = weights.widths
-        rows = min(_chunk_size(fixed, weights), len(fixed))
-        return cls(
-            *_empty(fixed, rows, *4 * [wide], hidden + outputs, *4 * [hidden], fixed.shape[1])
-        )
-
-    def of(self, rows: int) -> Scratch:
-        """Room for a chunk of so many elements."""
-        return Scratch(*(tensor[:rows] for tensor in self))
-
-
-def _empty(like: Tensor, rows: int, *widths: int) -> Iterator[Tensor]:
-    return (like.new_empty(rows, width) for width in widths)
+    def __call__(self, name: str, rows: int, width: int) -> Tensor:
+        """The memory of that name, ``[rows, width]``; the first chunk is the largest."""
+        if name not in self.memory:
+            self.memory[name] = self.like.new_empty(rows, width)
+        return self.memory[name][:rows]
 
 
 def _from_segments(rows: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -256,12 +235,14 @@ def _sum_pulled(
 ) -> Tensor:
     r"""The segments' sums of :math:`\delta`, ``[S, 3H+32]``. Fills ``kept``, if given."""
     total1, total23 = map(torch.zeros_like, from_y)
-    scratch = Scratch.empty(fixed, weights)
-    spare = Kept.empty(scratch.u1, weights) if kept is None else kept
+    scratch, widths = Scratch(fixed), Kept.widths(weights)
     for rows in _chunks(fixed, weights):
-        size = rows.stop - rows.start
-        out = spare.of(slice(size) if kept is None else rows)
-        d1 = _forth(from_y, fixed[rows], index[rows], weights, scratch.of(size), out)
+        if kept is None:
+            size = rows.stop - rows.start
+            out = Kept(*map(scratch, Kept._fields, 3 * [size], widths))
+        else:
+            out = kept.of(rows)
+        d1 = _forth(from_y, fixed[rows], index[rows], weights, scratch, out)
         total1.index_add_(0, index[rows], d1)
         total23.index_add_(0, index[rows], out.d23)
     return torch.cat([total1, total23], dim=1)
@@ -277,20 +258,20 @@ def _forth(
 ) -> Tensor:
     r""":math:`\delta_1` ``[n, 2H]`` of a chunk of ``n`` elements; fills ``kept`` with the rest."""
     _, b, w3, gamma1, beta1, gamma2, beta2 = weights
-    wide, hidden = weights.widths[:2]
+    (wide, hidden), n = weights.widths[:2], len(fixed)
     tanh_norm = tanh_norm_for(fixed)
-    u1 = gather_add(from_y[0], segment, fixed[:, :wide], out=scratch.u1)  # [n, 2H]
-    stage1 = tanh_norm.at(u1, gamma1, beta1, scratch.t1)
-    u23 = gather_add(from_y[1], segment, fixed[:, wide:], out=scratch.u23)  # [n, H+32]
+    u1 = gather_add(from_y[0], segment, fixed[:, :wide], out=scratch("u1", n, wide))
+    stage1 = tanh_norm.at(u1, gamma1, beta1, scratch("t1", n, wide))
+    u23 = gather_add(from_y[1], segment, fixed[:, wide:], out=scratch("u23", n, hidden + OUTPUTS))
     u23.addmm_(stage1.output, b.T)
     u2 = kept.u2.copy_(u23[:, :hidden])  # [n, H]
-    stage2 = tanh_norm.at(u2, gamma2, beta2, scratch.t2)
+    stage2 = tanh_norm.at(u2, gamma2, beta2, scratch("t2", n, hidden))
     d2, d3 = kept.d23.split([hidden, OUTPUTS], dim=1)  # [n, H], [n, 32]
     torch.addmm(u23[:, hidden:], stage2.output, w3.T, out=d3).mul_(2 / OUTPUTS)
-    stage2.pull(torch.mm(d3, w3, out=scratch.to_t2), out=d2)
-    to_t1 = torch.mm(kept.d23, b, out=kept.to_t1)  # [n, 2H]
-    stage1.pull(to_t1, out=scratch.dt1)
-    return scratch.dt1
+    stage2.pull(torch.mm(d3, w3, out=scratch("to_t2", n, hidden)), out=d2)
+    d1 = scratch("d1", n, wide)
+    stage1.pull(torch.mm(kept.d23, b, out=kept.to_t1), out=d1)
+    return d1
 
 
 def _back(
@@ -304,26 +285,28 @@ def _back(
 ) -> tuple[Tensor, ...]:
     r""":math:`\eta` ``[n, 3H+32]`` of a chunk, and its derivatives in the weights but a_y."""
     _, b, w3, gamma1, beta1, gamma2, beta2 = weights
-    wide, hidden = weights.widths[:2]
-    scratch = scratch.of(len(fixed))
+    (wide, hidden), n = weights.widths[:2], len(fixed)
     tanh_norm = tanh_norm_for(fixed)
-    u1 = gather_add(from_y1, segment, fixed[:, :wide], out=scratch.u1)  # [n, 2H]
-    stage1 = tanh_norm.at(u1, gamma1, beta1, scratch.t1)
-    stage2 = tanh_norm.at(kept.u2, gamma2, beta2, scratch.t2)
+    u1 = gather_add(from_y1, segment, fixed[:, :wide], out=scratch("u1", n, wide))
+    stage1 = tanh_norm.at(u1, gamma1, beta1, scratch("t1", n, wide))
+    stage2 = tanh_norm.at(kept.u2, gamma2, beta2, scratch("t2", n, hidden))
     d3 = kept.d23[:, hidden:]  # [n, 32]
 
-    dt1 = stage1.push(from_dy[0], segment, scratch.dt1)  # [n, 2H]
-    du23 = torch.index_select(from_dy[1], 0, segment, out=scratch.u23).addmm_(dt1, b.T)
-    dt2 = stage2.push(du23[:, :hidden], scratch=scratch.dt2)  # [n, H]
+    dt1 = stage1.push(from_dy[0], segment, scratch("dt1", n, wide))
+    du23 = torch.index_select(from_dy[1], 0, segment, out=scratch("du23", n, hidden + OUTPUTS))
+    du23.addmm_(dt1, b.T)
+    dt2 = stage2.push(du23[:, :hidden], scratch=scratch("dt2", n, hidden))
     do = du23[:, hidden:].addmm_(dt2, w3.T)  # [n, 32]
 
-    h = scratch.h
+    h = scratch("h", n, fixed.shape[1])
     h1, h2, h3 = h.split(weights.widths, dim=1)
+    h23 = h[:, wide:]  # [n, H+32]
     torch.mul(do, 2 / OUTPUTS, out=h3)
-    to_t2, to_dt2 = torch.mm(h3, w3, out=scratch.to_t2), torch.mm(d3, w3, out=scratch.to_dt2)
+    to_t2 = torch.mm(h3, w3, out=scratch("to_t2", n, hidden))
+    to_dt2 = torch.mm(d3, w3, out=scratch("to_dt2", n, hidden))
     d_norm2 = stage2.pull_both(to_t2, to_dt2, out=h2)
-    h23 = h[:, wide:]
-    d_norm1 = stage1.pull_both(torch.mm(h23, b, out=scratch.to_t1), kept.to_t1, out=h1)
+    to_t1 = torch.mm(h23, b, out=scratch("to_t1", n, wide))
+    d_norm1 = stage1.pull_both(to_t1, kept.to_t1, out=h1)
     d_b = torch.addmm(h23.T @ stage1.output, kept.d23.T, dt1)  # [H+32, 2H]
     d_w3 = torch.addmm(h3.T @ stage2.output, d3.T, dt2)  # [32, H]
     return h, d_b, d_w3, *d_norm1, *d_norm2
@@ -331,13 +314,9 @@ def _back(
 
 def _chunks(fixed: Tensor, weights: Weights) -> Iterator[slice]:
     """Rows to work on at a time: a cacheful on a CPU, elsewhere all."""
-    rows, size = len(fixed), _chunk_size(fixed, weights)
+    rows = len(fixed)
+    size = max(CHUNK // weights.widths[0], 1) if fixed.device.type == "cpu" else max(rows, 1)
     return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
-
-
-def _chunk_size(fixed: Tensor, weights: Weights) -> int:
-    size = CHUNK // weights.widths[0] if fixed.device.type == "cpu" else len(fixed)
-    return max(size, 1)
 
 
 def _again(

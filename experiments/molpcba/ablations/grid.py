@@ -177,12 +177,13 @@ class Grid:
         self, configs: list[tuple[str, Config]], records: Records, record: Recorder
     ) -> list[tuple[str, Config]]:
         unfinished = []
+        elsewhere = self._finished_elsewhere()
         for row, config in configs:
             folder = folder_of(config)
             if folder.path.exists():
                 found = without_places(folder.read_config())
                 check_equal(str(folder.path), found, without_places(to_dict(config)))
-            elif (other := self._made_elsewhere(config)) is not None:
+            elif (other := elsewhere.get(_settings(to_dict(config)))) is not None:
                 say(f"{config.name}: {other.path} has the same settings")
                 folder = other
             if folder.finished:
@@ -191,14 +192,18 @@ class Grid:
                 unfinished.append((row, config))
         return unfinished
 
-    def _made_elsewhere(self, config: Config) -> RunFolder | None:
-        """The finished run with the same settings of another study on this data, if any."""
-        wanted = without_places(to_dict(config))
-        for path in sorted(self.runs_dir.parent.glob(f"*-on-{self.data.name}/*/")):
-            folder = RunFolder(path)
-            if folder.finished and without_places(folder.read_config()) == wanted:
-                return folder
-        return None
+    def _finished_elsewhere(self) -> dict[str, RunFolder]:
+        """The finished runs of all studies on this data, by their settings."""
+        found = {}
+        for path in sorted(self.runs_dir.parent.glob(f"*-on-{self.data.name}/*/results.json")):
+            try:
+                results = read_results(path)
+                same_data = results["data"]["graphs"] == self.data.graphs_sha256[:16]
+                if same_data and results["status"] == "finished":
+                    found[_settings(results["config"])] = RunFolder(path.parent)
+            except (UserError, KeyError):  # damaged, or of another version: made anew
+                continue
+        return found
 
     def _carry_out(
         self, missing: list[tuple[str, Config]], jobs: int, records: Records, record: Recorder
@@ -239,3 +244,8 @@ class Grid:
             f"valid {title} {results['valid']:.4f}, test {results['test']:.4f}, "
             f"{results['epochs']} epochs in {results['seconds']:.0f} s"
         )
+
+
+def _settings(config: dict[str, Any]) -> str:
+    """What a run is, as one word."""
+    return json.dumps(without_places(config), sort_keys=True)

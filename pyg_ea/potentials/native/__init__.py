@@ -52,6 +52,7 @@ class NativeTanhNorm(FusedTanhNorm):
 
     def pull_both(self, e: Tensor, d: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`FusedTanhNorm.pull_both`."""
+        # Of each thread two sums and five rows to work with.
         sums = self.u.new_zeros(torch.get_num_threads(), 7, self.u.shape[1])
         operands = [*self._point, *self.tangent, e, d, Rows(out), sums]
         _call("pull_both", self.u, operands)

@@ -68,6 +68,9 @@ def test_runs_of_another_study_with_the_same_settings_serve_here_too(
     assert call("--rows", "ea-1", "ea-2", "--seeds", "1") == 0
     other = TINY.replace("ea-1: {steps: 1}", "slow: {steps: 2}\n  slower: {steps: 4}")
     (folder / "other.yaml").write_text(other.replace("ea-2: {steps: 2}", ""))
+    damaged = tmp_path / "runs" / "third-on-tiny" / "mean-seed0"
+    damaged.mkdir(parents=True)
+    (damaged / "results.json").write_text("{")  # is no obstacle
     made = []
     monkeypatch.setattr(workers, "run", lambda config: made.append(config.name))
     command = ["--out", str(tmp_path / "other"), "--seeds", "1"]
