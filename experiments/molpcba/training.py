@@ -122,8 +122,14 @@ class MoleculeTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
         config = self.config
+        # One fused pass takes a third of the loop's time; Lightning's mixed precision does not clip
+        # beside it.
+        clips_mixed = config.precision == "bf16" and config.gradient_clip is not None
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=known(config.lr), weight_decay=config.weight_decay
+            self.parameters(),
+            lr=known(config.lr),
+            weight_decay=config.weight_decay,
+            fused=not clips_mixed,
         )
         total = int(self.trainer.estimated_stepping_batches)
 

@@ -148,6 +148,14 @@ def test_weight_average_resumes_too(command, run_folder, tmp_path, monkeypatch):
     assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
 
 
+@pytest.mark.parametrize("clip", [[], ["--gradient-clip", "0.1"]])
+@pytest.mark.parametrize("precision", ["32", "bf16", "64"])
+def test_every_precision_trains_with_and_without_clipping(command, run_folder, precision, clip):
+    assert command("--precision", precision, *clip) == 0
+    loss = metrics(run_folder)["train_loss"]
+    assert loss.iloc[-1] < loss.iloc[0]
+
+
 def test_patience_ends_the_run(command, run_folder):
     assert command("--lr", "1e-9", "--epochs", "50", "--patience", "2", "--dropout", "0") == 0
     results = json.loads(run_folder.results.read_text())
