@@ -47,7 +47,8 @@ class EAAggregation(Aggregation):
         hidden_channels: width :math:`H` of the default potential; ``out_channels`` if not given.
         steps: solver steps :math:`T`. Time is proportional to it, and so is memory in training
             unless ``adjoint`` says otherwise.
-        eval_steps: solver steps in eval mode; ``steps`` if not given.
+        eval_steps: solver steps in eval mode; ``steps`` if not given. More help a loop that
+            converges; a learned potential is trained for where ``steps`` end.
         potential: :math:`F`, any module ``forward(x [N, Dx], y [N, Dy]) -> [N]``. Default:
             :class:`ResNetPotential`.
         prior: :math:`R`, any module ``forward(y [S, Dy]) -> [S]``. Default: :class:`L2Prior`.
