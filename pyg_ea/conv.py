@@ -138,8 +138,7 @@ class EAConv(MessagePassing):
             first.
         hidden_channels: width of the potential; the size of a message if not given.
         steps: solver steps.
-        eval_steps: solver steps in eval mode; ``steps`` if not given. More help a loop that
-            converges; a learned potential is trained for where ``steps`` end.
+        eval_steps: solver steps in eval mode; ``steps`` if not given.
         potential, prior, solver, adjoint, scaling: see :class:`EAAggregation`.
 
     Shapes:

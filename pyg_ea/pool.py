@@ -22,8 +22,7 @@ class EAGlobalPool(nn.Module):
         out_channels: size of the graph's vector.
         hidden_channels: width of the potential; ``out_channels`` if not given.
         steps: solver steps.
-        eval_steps: solver steps in eval mode; ``steps`` if not given. More help a loop that
-            converges; a learned potential is trained for where ``steps`` end.
+        eval_steps: solver steps in eval mode; ``steps`` if not given.
         potential, prior, solver, adjoint, scaling: see :class:`EAAggregation`.
 
     Shapes:
