@@ -154,14 +154,17 @@ def map_answer(layer: EAAggregation, x: Tensor) -> Tensor:
     return (data * x.sum(dim=0) + prior * layer.prior.mean) / (data * x.shape[0] + prior)
 
 
-def quantile_problem(name: str, quantile: float) -> Problem:
-    """A smoothed quantile; n * quantile is never whole for n <= 9, so the quantile is unique."""
+def quantile_problem(name: str, quantile: float | list[float]) -> Problem:
+    """Smoothed quantiles; n * quantile is never whole for n <= 9, so each is unique."""
+    of_channel = quantile if isinstance(quantile, list) else [quantile] * CHANNELS
     return Problem(
         name,
         lambda: build_without_prior(
             QuantilePotential(quantile, smoothing=0.02), CHANNELS, 1500, solver(lr=0.012)
         ),
-        lambda layer, x: x.sort(dim=0).values[ceil(x.shape[0] * quantile) - 1],
+        lambda layer, x: torch.stack(
+            [c.sort().values[ceil(len(c) * q) - 1] for c, q in zip(x.T, of_channel, strict=True)]
+        ),
         0.02,
         "the smoothed loss has its minimum within `smoothing` of the quantile",
         smooth=False,
@@ -189,6 +192,7 @@ PROBLEMS = [
     ),
     quantile_problem("quantile-0.23", 0.23),
     quantile_problem("quantile-0.87", 0.87),
+    quantile_problem("quantile-of-each-channel", [0.23, 0.87, 0.45]),
     Problem(
         "attention",
         lambda: build_without_prior(

@@ -124,6 +124,8 @@ def test_sizes_and_steps_are_positive_integers(module, name, value, error) -> No
         (lambda: L2Prior(-1.0), ["weight", "-1.0"]),
         (lambda: QuantilePotential(0.0), ["quantile", "0.0", "(0, 1)"]),
         (lambda: QuantilePotential(1.5), ["quantile", "1.5", "(0, 1)"]),
+        (lambda: QuantilePotential([0.5, 1.0]), ["quantile", "[0.5, 1.0]", "(0, 1)"]),
+        (lambda: QuantilePotential([]), ["quantile", "[]", "(0, 1)"]),
         (lambda: QuantilePotential(0.5, smoothing=0.0), ["smoothing", "0.0"]),
         (lambda: MaxPotential(0), ["max_count", "0"]),
         (lambda: Truncated(0), ["last", "0"]),
@@ -185,8 +187,12 @@ def test_a_potential_that_does_not_see_y() -> None:
 
 @pytest.mark.parametrize(
     ("potential", "out_channels"),
-    [(MeanPotential(), 5), (AttentionPotential(3), 3)],
-    ids=["mean", "attention"],
+    [
+        (MeanPotential(), 5),
+        (AttentionPotential(3), 3),
+        (QuantilePotential([0.1, 0.3, 0.6, 0.9]), 3),
+    ],
+    ids=["mean", "attention", "quantiles"],
 )
 def test_channels_that_do_not_fit_the_potential(potential, out_channels) -> None:
     layer = EAAggregation(3, out_channels, steps=2, potential=potential)

@@ -81,12 +81,12 @@ def test_gradient_of_the_answer(problem: Problem, adjoint: object) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-7)  # converged, not exact
 
 
-def median_layer() -> EAAggregation:
+def median_layer(quantile: float | list[float] = 0.5) -> EAAggregation:
     return EAAggregation(
         CHANNELS,
         CHANNELS,
         steps=1500,
-        potential=QuantilePotential(0.5, smoothing=SMOOTHING),
+        potential=QuantilePotential(quantile, smoothing=SMOOTHING),
         prior=NoPrior(),
         solver=NesterovSolver(lr=0.012, gtol=0.0),
     ).double()
@@ -102,6 +102,13 @@ def test_median_of_odd_sets_is_theirs_and_of_even_sets_lies_between_the_middle_t
             low, high = ordered[(size - 1) // 2], ordered[size // 2]
             assert (y[segment] >= low - SMOOTHING).all()
             assert (y[segment] <= high + SMOOTHING).all()
+
+
+def test_the_quantiles_beside_the_median_of_an_even_set_are_its_middle_two() -> None:
+    x = torch.tensor([0.0, 0.1, 0.2, 0.4, 0.7, 0.8], dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        y = median_layer([0.45, 0.55, 0.5])(x.expand(-1, CHANNELS))[0]
+    torch.testing.assert_close(y[:2], x[2:4, 0], rtol=0, atol=SMOOTHING)
 
 
 def test_median_does_not_follow_an_outlier_and_the_mean_does() -> None:

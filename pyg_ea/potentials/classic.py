@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,9 @@ class SumPotential(Potential):
 class QuantilePotential(Potential):
     r"""Smoothed pinball loss, channel by channel: the minimiser is the ``quantile``.
 
+    One quantile for all channels, or one for each: on copies of the data several quantiles are read
+    off in one pass.
+
     With :math:`u = x - y` and Huber's :math:`h_\delta(u) = u^2 / 2\delta` for
     :math:`|u| \le \delta`, else :math:`|u| - \delta/2`,
 
@@ -55,35 +60,48 @@ class QuantilePotential(Potential):
         F(x, y) = \sum_d (q - \tfrac12) u_d + \tfrac12 h_\delta(u_d).
 
     As :math:`\delta \to 0` this is :math:`\sum_d \max(q u_d, (q - 1) u_d)`, whose minimiser is any
-    :math:`q`-quantile. For :math:`\delta > 0` the minimiser lies within :math:`\delta` of one: at
-    distance :math:`\delta` all elements on one side already pull at full strength. The curvature
-    is at most :math:`n_s \mathrm{scale}(n_s) / 2\delta`: a smaller ``smoothing`` needs a smaller
-    step size.
+    :math:`q`-quantile. Where :math:`q n_s` is whole there are many, and the loss is flat between
+    them: for the median of an even set, take the two quantiles beside it. For :math:`\delta > 0`
+    the minimiser lies within :math:`\delta` of one: at distance :math:`\delta` all elements on one
+    side already pull at full strength. The curvature is at most
+    :math:`n_s \mathrm{scale}(n_s) / 2\delta`: a smaller ``smoothing`` needs a smaller step size.
 
     Args:
-        quantile: :math:`q` in (0, 1); 0.5 is the median.
+        quantile: :math:`q` in (0, 1), or a sequence of one for each channel; 0.5 is the median.
         smoothing: :math:`\delta > 0`, in units of the data.
     """
 
-    def __init__(self, quantile: float = 0.5, smoothing: float = 0.01) -> None:
+    quantile: float | Tensor
+
+    def __init__(self, quantile: float | Sequence[float] = 0.5, smoothing: float = 0.01) -> None:
         super().__init__()
-        if not 0 < quantile < 1:
+        quantiles = list(quantile) if isinstance(quantile, Sequence) else [quantile]
+        if not (quantiles and all(0 < q < 1 for q in quantiles)):
             raise ValueError(f"quantile must lie in (0, 1), got {quantile}")
         if not smoothing > 0:
             raise ValueError(f"smoothing must be positive, got {smoothing}")
-        self.quantile = quantile
+        if isinstance(quantile, Sequence):
+            self.register_buffer("quantile", torch.tensor(quantiles), persistent=False)
+        else:
+            self.quantile = quantile  # not a tensor: exact in whatever dtype the data has
         self.smoothing = smoothing
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """``[N, D], [N, D] -> [N]``."""
         _check_sizes(self, x, y)
+        if isinstance(self.quantile, Tensor) and len(self.quantile) != x.shape[-1]:
+            raise ValueError(
+                f"{type(self).__name__} has {len(self.quantile)} quantiles for {x.shape[-1]} "
+                "channels: give one for each, or a single number for all"
+            )
         u = x - y
         huber = nn.functional.huber_loss(x, y, reduction="none", delta=self.smoothing)
         return ((self.quantile - 0.5) * u + huber / (2 * self.smoothing)).sum(dim=-1)
 
     def extra_repr(self) -> str:
         """Settings, for ``repr``."""
-        return f"quantile={self.quantile}, smoothing={self.smoothing}"
+        q = self.quantile.tolist() if isinstance(self.quantile, Tensor) else self.quantile
+        return f"quantile={q}, smoothing={self.smoothing}"
 
 
 class MaxPotential(QuantilePotential):
