@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -67,23 +67,23 @@ class QuantilePotential(Potential):
     :math:`n_s \mathrm{scale}(n_s) / 2\delta`: a smaller ``smoothing`` needs a smaller step size.
 
     Args:
-        quantile: :math:`q` in (0, 1), or a sequence of one for each channel; 0.5 is the median.
+        quantile: :math:`q` in (0, 1), or one for each channel, ``[D]``; 0.5 is the median.
         smoothing: :math:`\delta > 0`, in units of the data.
     """
 
     quantile: float | Tensor
 
-    def __init__(self, quantile: float | Sequence[float] = 0.5, smoothing: float = 0.01) -> None:
+    def __init__(self, quantile: float | Iterable[float] = 0.5, smoothing: float = 0.01) -> None:
         super().__init__()
-        quantiles = list(quantile) if isinstance(quantile, Sequence) else [quantile]
+        quantiles = [float(q) for q in quantile] if isinstance(quantile, Iterable) else [quantile]
         if not (quantiles and all(0 < q < 1 for q in quantiles)):
             raise ValueError(f"quantile must lie in (0, 1), got {quantile}")
         if not smoothing > 0:
             raise ValueError(f"smoothing must be positive, got {smoothing}")
-        if isinstance(quantile, Sequence):
+        if isinstance(quantile, Iterable):
             self.register_buffer("quantile", torch.tensor(quantiles), persistent=False)
         else:
-            self.quantile = quantile  # not a tensor: exact in whatever dtype the data has
+            self.quantile = quantiles[0]  # not a tensor: exact in whatever dtype the data has
         self.smoothing = smoothing
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
