@@ -22,6 +22,7 @@ from pyg_ea.energy import (
 )
 from pyg_ea.losses import auxiliary_loss
 from pyg_ea.multi import NormedMultiAggregation
+from pyg_ea.optim import parameter_groups
 from pyg_ea.pool import EAGlobalPool
 from pyg_ea.potentials import (
     AttentionPotential,
@@ -67,6 +68,7 @@ __all__ = [
     "auxiliary_loss",
     "log_scaling",
     "mean_scaling",
+    "parameter_groups",
     "unit_scaling",
 ]
 

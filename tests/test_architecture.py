@@ -24,7 +24,7 @@ LEVELS = [
     {"energy"},
     {"adjoints"},
     {"aggregation"},
-    {"pool", "conv", "losses", "multi"},
+    {"pool", "conv", "losses", "multi", "optim"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -77,6 +77,9 @@ class Config:
     epochs: int | None = _setting(None, "follows the preset")
     batch_size: int | None = _setting(None, "graphs a step on each device; follows the preset")
     lr: float | None = _setting(None, "Adam's learning rate; follows the preset")
+    ea_lr: float | None = _setting(
+        None, "the same of EA's own parameters; follows the preset, without one --lr"
+    )
     schedule: Literal["constant", "cosine"] | None = _setting(
         None, "learning rate over training; follows the preset"
     )
@@ -129,7 +132,7 @@ _BOUNDS: tuple[tuple[tuple[str, ...], float, bool], ...] = (
         False,
     ),
     (("seeds", "devices", "nodes", "patience"), 1, False),
-    (("lr", "inner_lr", "regulariser", "inner_clip", "gradient_clip"), 0, True),
+    (("lr", "ea_lr", "inner_lr", "regulariser", "inner_clip", "gradient_clip"), 0, True),
     (("seed", "split_seed", "head_width", "warmup", "weight_decay", "inner_gtol"), 0, False),
     (("aux_weight", "local_aux_weight"), 0, False),
 )

@@ -18,7 +18,7 @@ from experiments.molpcba.errors import UserError
 from experiments.molpcba.evaluation import Metric
 from experiments.molpcba.inner import InnerLoopMeter, ea_layers
 from experiments.molpcba.models import build_network
-from pyg_ea import auxiliary_loss
+from pyg_ea import auxiliary_loss, parameter_groups
 
 
 class MoleculeTraining(L.LightningModule):
@@ -122,11 +122,13 @@ class MoleculeTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
         config = self.config
+        one_rate = config.ea_lr is None
+        groups = self.parameters() if one_rate else parameter_groups(self, known(config.ea_lr))
         # One fused pass takes a third of the loop's time; Lightning's mixed precision does not clip
         # beside it.
         clips_mixed = config.precision == "bf16" and config.gradient_clip is not None
         optimizer = torch.optim.AdamW(
-            self.parameters(),
+            groups,
             lr=known(config.lr),
             weight_decay=config.weight_decay,
             fused=not clips_mixed,

@@ -105,6 +105,20 @@ def test_what_is_given_wins_over_the_preset():
     assert (resolved.potential_width, resolved.layers, resolved.name) == (20, 5, "x")
 
 
+@pytest.mark.parametrize(
+    ("given", "ea_lr"),
+    [
+        (Config(lr=0.3, ea_lr=0.1), 0.1),
+        (Config(lr=0.3, ea_lr=0.1, readout="ea+mean"), 0.1),
+        (Config(lr=0.3, ea_lr=0.1, readout="mean", local="ea"), 0.1),
+        (Config(lr=0.3, ea_lr=0.1, readout="mean"), None),
+        (Config(lr=0.3, ea_lr=0.3), None),
+    ],
+)
+def test_the_rate_of_ea_is_none_where_it_decides_nothing(given, ea_lr):
+    assert resolve(given, "a").ea_lr == ea_lr
+
+
 def test_reference_sizes_are_those_of_ogb():
     reference = load_preset("reference")
     assert (reference["layers"], reference["width"], reference["dropout"]) == (5, 300, 0.5)
