@@ -369,6 +369,15 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
     assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
 
 
+def test_ea_has_a_learning_rate_of_its_own(command, run_folder):
+    assert command("--ea-lr", "1e-7") == 0
+    rows = pd.read_csv(run_folder.metrics)
+    step_sizes = rows["readout_step_size"]
+    assert (step_sizes - step_sizes[0]).abs().max() < 1e-5  # Adam moves by the rate, at most
+    assert (rows["lr"] > 1e-4)[:-1].all()
+    assert rows["train_loss"].iloc[-1] < rows["train_loss"][0] - 0.01  # the others learn
+
+
 def test_divergence_is_told_once(command, run_folder, capsys):
     assert command("--inner-lr", "30", "--inner-gtol", "0", "--epochs", "3") == 0
     out = capsys.readouterr().out
