@@ -33,10 +33,9 @@ def resolve(config: Config, data_name: str) -> Config:
     missing = {key: value for key, value in load_preset(preset).items() if key not in given}
     resolved = replace(config, **missing, preset=preset)
     name = resolved.name or default_name(resolved, data_name)
-    one_rate = resolved.ea_lr == resolved.lr or not has_ea(resolved)
     return replace(
         resolved,
-        ea_lr=None if one_rate else resolved.ea_lr,
+        ea_lr=resolved.ea_lr if has_ea(resolved) else None,
         eval_steps=resolved.eval_steps or resolved.steps,
         potential_width=resolved.potential_width or resolved.width,
         name=name,

@@ -112,11 +112,13 @@ def test_what_is_given_wins_over_the_preset():
         (Config(lr=0.3, ea_lr=0.1, readout="ea+mean"), 0.1),
         (Config(lr=0.3, ea_lr=0.1, readout="mean", local="ea"), 0.1),
         (Config(lr=0.3, ea_lr=0.1, readout="mean"), None),
-        (Config(lr=0.3, ea_lr=0.3), None),
+        (Config(lr=0.3, ea_lr=0.3), 0.3),
     ],
 )
 def test_the_rate_of_ea_is_none_where_it_decides_nothing(given, ea_lr):
-    assert resolve(given, "a").ea_lr == ea_lr
+    resolved = resolve(given, "a")
+    assert resolved.ea_lr == ea_lr
+    assert resolve(resolved, "a") == resolved
 
 
 def test_reference_sizes_are_those_of_ogb():

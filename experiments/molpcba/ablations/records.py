@@ -140,8 +140,9 @@ class Records:
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that say what a run is."""
-    return {key: value for key, value in config.items() if key not in PLACES}
+    """The settings that say what a run is; EA's learning rate only where it is one of its own."""
+    silent = {*PLACES, "ea_lr"} if config.get("ea_lr") == config["lr"] else PLACES
+    return {key: value for key, value in config.items() if key not in silent}
 
 
 def check_equal(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
