@@ -141,7 +141,7 @@ class Records:
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that say what a run is; EA's learning rate only where it is one of its own."""
-    silent = {*PLACES, "ea_lr"} if config.get("ea_lr") == config["lr"] else PLACES
+    silent = {*PLACES, "ea_lr"} if config.get("ea_lr") == config.get("lr") else PLACES
     return {key: value for key, value in config.items() if key not in silent}
 
 
