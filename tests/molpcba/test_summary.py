@@ -39,13 +39,13 @@ def test_seeds_are_pooled_and_kinds_kept_apart(command, tmp_path, capsys):
 
 
 def test_kinds_with_the_same_name_are_told_apart_by_their_settings(command, tmp_path):
-    for name, flags in {"one": [], "two": ["--gradient-clip", "0.5", "--lr", "0.02"]}.items():
+    for name, flags in {"one": [], "two": ["--inner-clip", "50.0", "--lr", "0.02"]}.items():
         assert command("--name", name, "--epochs", "1", *flags) == 0
     summary.summarise(sorted((tmp_path / "runs").glob("*")), tmp_path / "s")
     first = json.loads((tmp_path / "runs" / "one" / "results.json").read_text())["config"]["lr"]
     assert set(pd.read_csv(tmp_path / "s" / "summary.csv")["run"]) == {
-        f"gin-ea3 (gradient_clip not set, lr {first})",
-        "gin-ea3 (gradient_clip 0.5, lr 0.02)",
+        f"gin-ea3 (inner_clip not set, lr {first})",
+        "gin-ea3 (inner_clip 50.0, lr 0.02)",
     }
 
 
