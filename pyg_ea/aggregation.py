@@ -242,6 +242,18 @@ class EAAggregation(Aggregation):
         )
 
 
+def layers_in(model: nn.Module) -> list[EAAggregation]:
+    """All layers of Equilibrium Aggregation inside ``model``, itself included.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    layers = [m for m in model.modules() if isinstance(m, EAAggregation)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} holds no EAAggregation")
+    return layers
+
+
 def _with_divergence(solution: Solution, energy: Energy, start: Tensor) -> Solution:
     """The solution with its divergence settled, where suspected, by whether the energy rose."""
     suspect = solution.suspect

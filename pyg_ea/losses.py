@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pyg_ea.aggregation import EAAggregation
+from pyg_ea.aggregation import EAAggregation, layers_in
 
 
 def auxiliary_loss(model: nn.Module, reading: Literal["final", "path"] = "final") -> Tensor:
@@ -42,10 +42,7 @@ def auxiliary_loss(model: nn.Module, reading: Literal["final", "path"] = "final"
     """
     if reading not in ("final", "path"):
         raise ValueError(f"reading must be 'final' or 'path', got {reading!r}")
-    layers = [m for m in model.modules() if isinstance(m, EAAggregation)]
-    if not layers:
-        raise ValueError(f"{type(model).__name__} holds no EAAggregation, so no auxiliary loss")
-    return torch.stack([_layer_loss(layer, reading) for layer in layers]).sum()
+    return torch.stack([_layer_loss(layer, reading) for layer in layers_in(model)]).sum()
 
 
 def _layer_loss(layer: EAAggregation, reading: str) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pyg_ea.aggregation import EAAggregation
+from pyg_ea.aggregation import layers_in
 
 
 def parameter_groups(model: nn.Module, ea_lr: float) -> list[dict[str, Any]]:
@@ -33,12 +33,7 @@ def parameter_groups(model: nn.Module, ea_lr: float) -> list[dict[str, Any]]:
     """
     if not 0 < ea_lr < math.inf:
         raise ValueError(f"ea_lr must be positive, got {ea_lr}")
-    layers = [m for m in model.modules() if isinstance(m, EAAggregation)]
-    if not layers:
-        raise ValueError(
-            f"{type(model).__name__} holds no EAAggregation, so nothing to give a rate of its own"
-        )
-    of_ea = {parameter for layer in layers for parameter in layer.parameters()}
+    of_ea = {parameter for layer in layers_in(model) for parameter in layer.parameters()}
     others = [p for p in model.parameters() if p not in of_ea]
     ours = [p for p in model.parameters() if p in of_ea]
     groups: list[dict[str, Any]] = [{"params": others}] if others else []

@@ -35,16 +35,11 @@ def resolve(config: Config, data_name: str) -> Config:
     name = resolved.name or default_name(resolved, data_name)
     return replace(
         resolved,
-        ea_lr=resolved.ea_lr if has_ea(resolved) else None,
+        ea_lr=resolved.ea_lr if _has_ea(resolved) else None,
         eval_steps=resolved.eval_steps or resolved.steps,
         potential_width=resolved.potential_width or resolved.width,
         name=name,
     )
-
-
-def has_ea(config: Config) -> bool:
-    """Whether the network has a layer of ``EAAggregation``."""
-    return config.local == "ea" or "ea" in parts_of(config.readout)
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -64,3 +59,7 @@ def default_name(config: Config, data_name: str) -> str:
     if config.local == "ea":
         parts.append(f"local-ea{config.steps}")
     return "-".join([*parts, f"seed{config.seed}"])
+
+
+def _has_ea(config: Config) -> bool:
+    return config.local == "ea" or "ea" in parts_of(config.readout)

@@ -122,8 +122,8 @@ class MoleculeTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
         config = self.config
-        one_rate = config.ea_lr is None
-        groups = self.parameters() if one_rate else parameter_groups(self, known(config.ea_lr))
+        rate = config.ea_lr
+        groups = self.parameters() if rate is None else parameter_groups(self, rate)
         # One fused pass takes a third of the loop's time; Lightning's mixed precision does not clip
         # beside it.
         clips_mixed = config.precision == "bf16" and config.gradient_clip is not None
