@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import traceback
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -12,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -70,7 +73,7 @@ def carry_out(configs: Sequence[Config], jobs: int) -> Generator[tuple[Config, s
         while True:
             # No more than is worked on: what the pool has taken on cannot be taken back.
             for config in islice(waiting, jobs - len(running)):
-                running[pool.submit(perform, config)] = config
+                running[pool.submit(_work, config)] = config
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -87,8 +90,31 @@ def carry_out(configs: Sequence[Config], jobs: int) -> Generator[tuple[Config, s
         pool.shutdown(cancel_futures=True)
 
 
+_told_to_end = threading.Event()
+
+
 def _prepare() -> None:
-    """Of a worker: one thread, no Ctrl-C from the terminal, and an end with its parent."""
+    """Of a worker: one thread, no Ctrl-C from the terminal, and an end with its parent.
+
+    SIGTERM stops its run only: an idle worker that died of it would take along the lock on the
+    queue, and the others would wait for that lock instead of ending.
+    """
     torch.set_num_threads(1)
     os.setpgrp()
     tie_to_parent()
+    signal.signal(signal.SIGTERM, lambda number, frame: _told_to_end.set())
+
+
+def _work(config: Config) -> str | None:
+    """What a worker does: :func:`perform`, which SIGTERM ends at any moment."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    idle = signal.signal(signal.SIGTERM, stop)
+    try:
+        if _told_to_end.is_set():
+            raise Interrupted("SIGTERM")
+        return perform(config)
+    finally:
+        signal.signal(signal.SIGTERM, idle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -97,6 +98,39 @@ class Dying:
 
     def __reduce__(self):
         return os._exit, (3,)
+
+
+def test_left_early_a_busy_worker_is_interrupted_and_an_idle_one_ends(tmp_path):
+    runs = workers.carry_out([Waiting(tmp_path, 0), Waiting(tmp_path, 600)], jobs=2)
+    next(runs)
+    wait_until((tmp_path / "600").exists)
+    begun = time.monotonic()
+    runs.close()
+    assert time.monotonic() - begun < 60
+    assert (tmp_path / "600").read_text() == "SIGTERM"
+    assert not multiprocessing.active_children()
+
+
+class Waiting:
+    """A configuration whose run, in the process that it is unpickled in, is a wait."""
+
+    def __init__(self, path: Path, seconds: int) -> None:
+        self.path, self.seconds = path, seconds
+
+    def __reduce__(self):
+        return waiting, (self.path, self.seconds)
+
+
+def waiting(path: Path, seconds: int) -> None:
+    def perform(config: None) -> None:
+        try:
+            (path / str(seconds)).touch()
+            time.sleep(seconds)
+        except Interrupted as error:
+            (path / str(seconds)).write_text(str(error))
+            raise
+
+    workers.perform = perform
 
 
 def test_interrupted_in_this_process_ends_the_grid(monkeypatch, tmp_path):
