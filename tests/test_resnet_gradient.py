@@ -1,15 +1,12 @@
-"""The gradient by hand against the same formula in plain operations, chunk by chunk."""
+"""The gradient by hand, in torch's operations and in C, against the formula in plain operations."""
 
 import pytest
 import torch
 
-from pyg_ea.potentials import resnet_gradient
+from pyg_ea.potentials import native, resnet_passes
 from pyg_ea.potentials.collector import collect
-from pyg_ea.potentials.resnet_gradient import (
-    Weights,
-    gradient_in_y,
-    plain_gradient_in_y,
-)
+from pyg_ea.potentials.resnet_gradient import gradient_in_y, plain_gradient_in_y
+from pyg_ea.potentials.resnet_passes import Weights
 
 HIDDEN, SIZE = 3, 4
 TIGHT = {"rtol": 1e-11, "atol": 1e-12}
@@ -20,6 +17,29 @@ INDICES = {
     "empty": [],
     "singles": [0, 1, 2, 3],
 }
+
+
+@pytest.fixture(params=["torch", "native"], autouse=True)
+def _passes(request, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr(native, "LIBRARY", None)
+    elif native.LIBRARY is None:
+        pytest.skip("the C kernels were not built")
+
+
+@pytest.fixture(params=[1, 3], ids="{}-threads".format)
+def _threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def set_chunk(monkeypatch, rows: int, hidden: int = HIDDEN) -> None:
+    """Has the passes work on few elements at a time."""
+    monkeypatch.setattr(resnet_passes, "CHUNK", rows * 2 * hidden)
+    monkeypatch.setattr(native, "BLOCK", rows)
+    monkeypatch.setattr(native, "BLOCKS", 2)
 
 
 def problem(index: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -38,7 +58,7 @@ def problem(index: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
 @pytest.mark.parametrize("rows", [1, 4, 100], ids="chunks-of-{}".format)
 @pytest.mark.parametrize("index", INDICES.values(), ids=INDICES)
 def test_value_and_derivative_do_not_depend_on_the_chunk(index, rows, monkeypatch):
-    monkeypatch.setattr(resnet_gradient, "CHUNK", rows * 2 * HIDDEN)
+    set_chunk(monkeypatch, rows)
     index, (y, fixed, *weights) = problem(index)
     cotangent = torch.randn_like(y)
     by_hand = gradient_in_y(y, fixed, index, 5, Weights(*weights))
@@ -50,8 +70,57 @@ def test_value_and_derivative_do_not_depend_on_the_chunk(index, rows, monkeypatc
         torch.testing.assert_close(one, other, **TIGHT)
 
 
+@pytest.mark.parametrize("hidden", [1, 20, 33])
+@pytest.mark.usefixtures("_threads")
+def test_both_precisions_at_sizes_of_several_chunks(hidden, monkeypatch):
+    set_chunk(monkeypatch, 70, hidden)
+    torch.manual_seed(0)
+    index = torch.randint(7, (1000, 2))[:, 0]  # a column: not contiguous
+    shapes = [(8, 6), (1000, 3 * hidden + 32), (3 * hidden + 32, 6), (hidden + 32, 2 * hidden)]
+    shapes += [(32, hidden), *(2 * [(2 * hidden,)]), *(2 * [(hidden,)])]
+    exact = [torch.randn(shape, dtype=torch.float64) / shape[-1] ** 0.5 for shape in shapes]
+    cotangent = torch.randn(8, 6, dtype=torch.float64)
+    results = []
+    for dtype, gradient in (
+        (torch.float64, plain_gradient_in_y),
+        (torch.float64, gradient_in_y),
+        (torch.float32, gradient_in_y),
+    ):
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in exact]
+        value = gradient(*inputs[:2], index, 8, Weights(*inputs[2:]))
+        results.append([value, *torch.autograd.grad(value, inputs, cotangent.to(dtype))])
+    for expected, double, single in zip(*results, strict=True):
+        scale = float(expected.detach().abs().max())
+        if hidden > 1:  # of one value nothing is left but rounding, times 316
+            torch.testing.assert_close(single.double(), expected, rtol=0, atol=3e-5 * scale)
+        torch.testing.assert_close(double, expected, rtol=0, atol=1e-11 * max(scale, 1))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_stays_in_its_segment_and_is_seen(bad):
+    index, (y, fixed, *weights) = problem(INDICES["unsorted"])
+    with torch.no_grad():
+        fixed[1, 2] = bad  # of segment 0
+        value = gradient_in_y(y.float(), fixed.float(), index, 5, Weights(*map(_single, weights)))
+    assert value[0].isnan().all()
+    assert value[1:].isfinite().all()
+
+
+def test_large_arguments_of_the_tanh_saturate():
+    index, (y, fixed, *weights) = problem(INDICES["unsorted"])
+    with torch.no_grad():
+        weights[3] *= 1e30
+        expected = plain_gradient_in_y(y, fixed, index, 5, Weights(*weights))
+        value = gradient_in_y(y.float(), fixed.float(), index, 5, Weights(*map(_single, weights)))
+    torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def _single(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float()
+
+
 def test_without_a_graph_nothing_is_kept_and_the_value_is_the_same(monkeypatch):
-    monkeypatch.setattr(resnet_gradient, "CHUNK", 4 * 2 * HIDDEN)
+    set_chunk(monkeypatch, 4)
     index, (y, fixed, *weights) = problem(INDICES["unsorted"])
     with torch.no_grad():
         value = gradient_in_y(y, fixed, index, 5, Weights(*weights))

@@ -12,13 +12,8 @@ from torch.nn import functional as F
 
 from pyg_ea.potentials.base import Potential
 from pyg_ea.potentials.collector import collect
-from pyg_ea.potentials.resnet_gradient import (
-    OUTPUTS,
-    Weights,
-    forward,
-    gradient_in_y,
-    plain_gradient_in_y,
-)
+from pyg_ea.potentials.resnet_gradient import forward, gradient_in_y, plain_gradient_in_y
+from pyg_ea.potentials.resnet_passes import OUTPUTS, Weights
 from pyg_ea.potentials.tanh_norm import TanhNorm
 from pyg_ea.segments import Segments
 

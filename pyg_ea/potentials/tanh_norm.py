@@ -74,10 +74,8 @@ class FusedTanhNorm:
         self.output, self.mean, self.inv_std = output, mean, inv_std
 
     @classmethod
-    def at(
-        cls, u: Tensor, gamma: Tensor, beta: Tensor, scratch: Tensor | None = None
-    ) -> FusedTanhNorm:
-        """Evaluates it at ``u [N, D]``; the output may take the memory of ``scratch [N, D]``."""
+    def at(cls, u: Tensor, gamma: Tensor, beta: Tensor) -> FusedTanhNorm:
+        """Evaluates it at ``u [N, D]``."""
         u = u.contiguous()
         double, mean, inv_std = torch.native_layer_norm(u, gamma.shape, 2 * gamma, 2 * beta, EPS)
         output = double.sigmoid_().mul_(2).sub_(1)  # tanh, at half the price on a CPU
@@ -87,15 +85,9 @@ class FusedTanhNorm:
         r"""The pullback :math:`J(\gamma (1 - t^2) d)` of ``d [N, D]``, to ``out [N, D]``."""
         out.copy_(self._normal(_tanh_backward(d, self.output), self.gamma))
 
-    def push(
-        self, du: Tensor, index: Tensor | None = None, scratch: Tensor | None = None
-    ) -> Tensor:
-        r"""The tangent :math:`\dot t` along ``du [N, D]``, which it keeps.
-
-        With ``index [N]``, :math:`\dot u` is those rows of ``du``. The result may take the memory
-        of ``scratch [N, D]``.
-        """
-        self.du = du.contiguous() if index is None else du.index_select(0, index)
+    def push(self, du: Tensor) -> Tensor:
+        r"""The tangent :math:`\dot t` along ``du [N, D]``, which it keeps."""
+        self.du = du.contiguous()
         self.dn = self._normal(self.du, None)  # [N, D]
         self.gamma_dn = self.gamma * self.dn  # [N, D]
         return _tanh_backward(self.gamma_dn, self.output)

@@ -1,7 +1,7 @@
-"""``tanh(LayerNorm(u))`` with its derivatives in C, a pass over memory each: for CPUs, optional.
+"""The passes over the elements in C: for CPUs, optional.
 
 The library is built when the package is installed, if there is a C compiler; without it everything
-works the same, slower.
+works the same, slower. Matrix products are those of the BLAS library that torch has loaded.
 """
 
 from __future__ import annotations
@@ -10,94 +10,100 @@ import ctypes
 import importlib.util
 import os
 import warnings
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyg_ea.potentials.tanh_norm import FusedTanhNorm
+from pyg_ea.potentials.resnet_passes import OUTPUTS, FromSegments, Kept, Passes, Weights
 
-VERSION = 1  # of the functions' signatures, the same as in kernels.c
+VERSION = 2  # of the functions' signatures, the same as in kernels.c
 SWITCH = "PYG_EA_NATIVE"
 """Environment variable: 0 leaves the library unused."""
+BLOCK = 192  # elements that one thread takes through the network at a time
+BLOCKS = 4  # of each thread, before their sums over segments
 
 
-class NativeTanhNorm(FusedTanhNorm):
-    """The same in C; see there. Rows of what it is given may lie apart."""
+class NativePasses(Passes):
+    """The same in C; see there. Columns are summed over segments, and weights over elements, in an
+    order that depends on the number of threads alone.
+    """
+
+    @staticmethod
+    def forth(
+        from_y: FromSegments, fixed: Tensor, index: Tensor, weights: Weights, kept: Kept | None
+    ) -> Tensor:
+        """See :meth:`Passes.forth`."""
+        total = fixed.new_zeros(len(from_y.of_u1), fixed.shape[1])
+        call = _Call.on(fixed, weights)
+        elements = fixed, index.contiguous(), *(kept or (None, None, None))
+        call("forth", *from_y, *elements, total, call.memory(9, fixed))
+        return total
+
+    @staticmethod
+    def back(
+        from_y1: Tensor,
+        from_dy: FromSegments,
+        fixed: Tensor,
+        index: Tensor,
+        weights: Weights,
+        kept: Kept,
+        d_fixed: Tensor,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """See :meth:`Passes.back`."""
+        total = fixed.new_zeros(len(from_y1), fixed.shape[1])
+        call = _Call.on(fixed, weights)
+        shapes = [weight.shape for weight in weights[1:]]
+        sizes = [shape.numel() for shape in shapes]
+        work = 10 * call.hidden  # more that each thread needs
+        sums = fixed.new_zeros(call.threads, sum(sizes) + work)
+        elements = fixed, index.contiguous(), *kept
+        results = d_fixed, total, sums
+        call("back", from_y1, *from_dy, *elements, *results, call.memory(13, fixed))
+        *derivatives, _ = sums.sum(dim=0).split([*sizes, work])
+        return total, [one.view(shape) for one, shape in zip(derivatives, shapes, strict=True)]
+
+
+class _Call(NamedTuple):
+    """A call of a kernel, and how its work is divided."""
+
+    weights: Weights
+    threads: int
+    elements: int
+    block: int
+    chunk: int
 
     @classmethod
-    def at(
-        cls, u: Tensor, gamma: Tensor, beta: Tensor, scratch: Tensor | None = None
-    ) -> NativeTanhNorm:
-        """See :meth:`FusedTanhNorm.at`."""
-        output = u.new_empty(u.shape) if scratch is None else scratch
-        mean, inv_std = u.new_empty(2, u.shape[0], 1)
-        stage = cls(u, gamma.contiguous(), beta.contiguous(), output, mean, inv_std)
-        _call("at", u, [Rows(u), stage.gamma, stage.beta, output, mean, inv_std])
-        return stage
-
-    def pull(self, d: Tensor, out: Tensor) -> None:
-        """See :meth:`FusedTanhNorm.pull`."""
-        _call("pull", self.u, [*self._point, d, Rows(out)])
-
-    def push(
-        self, du: Tensor, index: Tensor | None = None, scratch: Tensor | None = None
-    ) -> Tensor:
-        """See :meth:`FusedTanhNorm.push`."""
-        self.tangent = Rows(du), index
-        out = torch.empty_like(self.output) if scratch is None else scratch
-        _call("push", self.u, [*self._point, *self.tangent, out])
-        return out
-
-    def pull_both(self, e: Tensor, d: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`FusedTanhNorm.pull_both`."""
-        # Of each thread two sums and five rows to work with.
-        sums = self.u.new_zeros(torch.get_num_threads(), 7, self.u.shape[1])
-        operands = [*self._point, *self.tangent, e, d, Rows(out), sums]
-        _call("pull_both", self.u, operands)
-        d_gamma, d_beta = sums[:, :2].sum(dim=0)
-        return d_gamma, d_beta
+    def on(cls, fixed: Tensor, weights: Weights) -> _Call:
+        threads, elements = torch.get_num_threads(), len(fixed)
+        block = min(BLOCK, -(-elements // threads))
+        return cls(weights, threads, elements, block, min(BLOCKS * BLOCK * threads, elements))
 
     @property
-    def _point(self) -> list[Tensor | Rows]:
-        return [Rows(self.u), self.gamma, self.output, self.mean, self.inv_std]
+    def hidden(self) -> int:
+        return self.weights.gamma2.shape[0]
 
+    def memory(self, matrices: int, fixed: Tensor) -> Tensor:
+        """Of each thread as many ``[block, H]``, one ``[block, 36]``, and for all one chunk."""
+        of_thread = self.block * (matrices * self.hidden + OUTPUTS + 4)
+        return fixed.new_empty(self.threads * of_thread + self.chunk * fixed.shape[1])
 
-class Rows(NamedTuple):
-    """A matrix whose rows may lie apart; what is not wrapped in this is contiguous."""
-
-    matrix: Tensor
-
-
-def gather_add(rows: Tensor, index: Tensor, other: Tensor, out: Tensor) -> Tensor:
-    """``rows[index] + other`` in ``out``: ``[S, D], [N], [N, D] -> [N, D]``."""
-    if tanh_norm_for(rows) is NativeTanhNorm:
-        _call("gather_add", other, [rows, index, Rows(other), out])
-        return out
-    return torch.index_select(rows, 0, index, out=out).add_(other)
-
-
-def _call(name: str, like: Tensor, operands: Sequence[Tensor | Rows | None]) -> None:
-    """Calls a kernel for matrices of the shape of ``like [N, D]``."""
-    arguments: list[object] = [ctypes.c_int(torch.get_num_threads())]
-    arguments += map(ctypes.c_int64, like.shape)
-    for operand in operands:
-        match operand:
-            case None:
-                arguments.append(None)
-            case Rows(matrix) if matrix.stride(1) == 1:
-                arguments += [ctypes.c_void_p(matrix.data_ptr()), ctypes.c_int64(matrix.stride(0))]
-            case Tensor() if operand.is_contiguous():
-                arguments.append(ctypes.c_void_p(operand.data_ptr()))
-            case _:
+    def __call__(self, name: str, *operands: Tensor | None) -> None:
+        """Calls the kernel of that name. ``operands`` are those after the network's."""
+        like = self.weights.b
+        arguments: list[object] = [ctypes.c_int(self.threads)]
+        arguments += map(ctypes.c_int64, (self.elements, self.block, self.chunk))
+        arguments += [PRODUCTS[like.dtype], ctypes.c_int64(self.hidden)]
+        for operand in (*self.weights[1:], *operands):
+            if operand is not None and not operand.is_contiguous():
                 raise ValueError(f"{name}: an operand is not laid out as the kernel reads it")
-    kernel = getattr(LIBRARY, f"{name}_{DTYPES[like.dtype]}")
-    if torch.autograd._profiler_enabled():
-        with torch.profiler.record_function(f"pyg_ea::{name}"):
+            arguments.append(None if operand is None else ctypes.c_void_p(operand.data_ptr()))
+        kernel = getattr(LIBRARY, f"{name}_{DTYPES[like.dtype]}")
+        if torch.autograd._profiler_enabled():
+            with torch.profiler.record_function(f"pyg_ea::{name}"):
+                kernel(*arguments)
+        else:
             kernel(*arguments)
-    else:
-        kernel(*arguments)
 
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
@@ -123,10 +129,18 @@ def _load() -> ctypes.CDLL | None:
     return None
 
 
+def _products() -> dict[torch.dtype, object]:
+    """BLAS's matrix products, from the library that torch has loaded; none where it hides them."""
+    loaded = ctypes.CDLL(torch._C.__file__)
+    names = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
+    return {t: getattr(loaded, name) for t, name in names.items() if hasattr(loaded, name)}
+
+
 LIBRARY = _load()
+PRODUCTS = _products()
 
 
-def tanh_norm_for(tensor: Tensor) -> type[FusedTanhNorm]:
-    """The fastest class there is for tensors of its device and dtype."""
-    native = LIBRARY is not None and tensor.device.type == "cpu" and tensor.dtype in DTYPES
-    return NativeTanhNorm if native else FusedTanhNorm
+def passes_for(fixed: Tensor) -> type[Passes]:
+    """The fastest there is for elements of its device and dtype."""
+    native = LIBRARY is not None and fixed.device.type == "cpu" and fixed.dtype in PRODUCTS
+    return NativePasses if native else Passes

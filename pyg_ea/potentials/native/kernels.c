@@ -15,19 +15,22 @@ PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&definition); }
 #include <math.h>
 #include <stdint.h>
 
-#define VERSION 1 /* raised with any change here or in __init__.py that the other must know of */
+#define VERSION 2 /* raised with any change here or in __init__.py that the other must know of */
 #define EPS 1e-5  /* nn.LayerNorm's default */
 #define BLOCK 64  /* rows summed at a time */
+#define OUTPUTS 32
 
 #define PRAGMA(text) _Pragma(#text)
 #ifdef _OPENMP
 #define SIMD(clauses) PRAGMA(omp simd clauses)
-#define PARALLEL(threads) PRAGMA(omp parallel for num_threads(threads) schedule(static, 1))
+#define PARALLEL(threads) PRAGMA(omp parallel num_threads(threads))
+#define SHARED PRAGMA(omp for schedule(static, 1)) /* and all wait for the last */
 #else
 #define SIMD(clauses)
 #define PARALLEL(threads)
+#define SHARED
 #endif
-#define PART(k) (n * (k) / threads) /* first row of the k-th of as many parts as threads */
+#define PART(n, k) ((n) * (k) / threads) /* where the k-th of as many parts as threads begins */
 
 /* One copy of a function for each kind of processor, chosen when the library is loaded. */
 #if !defined(__x86_64__) || !defined(__GLIBC__) || !defined(__GNUC__) || defined(__clang__)
@@ -65,6 +68,7 @@ int version(void) { return VERSION; }
 #define NAME(function) function##_float32
 #define SQRT sqrtf
 #include "tanh_norm.h"
+#include "passes.h"
 #undef REAL
 #undef NAME
 #undef SQRT
@@ -73,3 +77,4 @@ int version(void) { return VERSION; }
 #define NAME(function) function##_float64
 #define SQRT sqrt
 #include "tanh_norm.h"
+#include "passes.h"

@@ -2,34 +2,28 @@
  * of FusedTanhNorm in ../tanh_norm.py, each in one pass over memory. A row stays in the first cache
  * between the loops over it.
  *
- * Included once for each REAL, with NAME(f) the name of f for it. All matrices are n x d with
- * contiguous rows; where a stride is given, rows are that far apart, otherwise d. Where an index is
- * given that is not NULL, row i of a matrix is that of index[i].
+ * Included once for each REAL, with NAME(f) the name of f for it. All matrices have contiguous rows of
+ * d values; where a stride is given, rows are that far apart, otherwise d. Where an index is given
+ * that is not NULL, row i of a matrix is that of index[i].
  */
 
-/* from[index] + to_add. */
-TARGETS
-static void NAME(gather_add_rows)(int64_t begin, int64_t end, int64_t d, const REAL *restrict from,
-                                  const int64_t *restrict index, const REAL *restrict to_add,
-                                  int64_t stride, REAL *restrict outs)
-{
-    for (int64_t i = begin; i < end; i++) {
-        const REAL *restrict one = from + index[i] * d, *restrict other = to_add + i * stride;
-        REAL *restrict out = outs + i * d;
-        SIMD()
-        for (int64_t j = 0; j < d; j++) out[j] = one[j] + other[j];
-    }
-}
+typedef struct {
+    int64_t rows, d;
+    const REAL *u;
+    int64_t stride;
+    const REAL *gamma, *beta;
+    REAL *t, *mean, *inv_std; /* what at() leaves here */
+} NAME(Stage);
 
 /* At u: the mean and inverse deviation of each row, and t = tanh(gamma n + beta). */
 TARGETS
-static void NAME(at_rows)(int64_t begin, int64_t end, int64_t d, const REAL *restrict us,
-                          int64_t stride, const REAL *restrict gamma, const REAL *restrict beta,
-                          REAL *restrict ts, REAL *restrict means, REAL *restrict inv_stds)
+static void NAME(at)(const NAME(Stage) *stage)
 {
-    for (int64_t i = begin; i < end; i++) {
-        const REAL *restrict u = us + i * stride;
-        REAL *restrict t = ts + i * d;
+    const int64_t d = stage->d;
+    const REAL *restrict gamma = stage->gamma, *restrict beta = stage->beta;
+    for (int64_t i = 0; i < stage->rows; i++) {
+        const REAL *restrict u = stage->u + i * stage->stride;
+        REAL *restrict t = stage->t + i * d;
         REAL sum = 0, squares = 0;
         SIMD(reduction(+ : sum))
         for (int64_t j = 0; j < d; j++) sum += u[j];
@@ -42,22 +36,22 @@ static void NAME(at_rows)(int64_t begin, int64_t end, int64_t d, const REAL *res
             const REAL a = gamma[j] * ((u[j] - mean) * inv_std) + beta[j];
             t[j] = 1 - 2 / (NAME(exp_twice)(a) + 1);
         }
-        means[i] = mean;
-        inv_stds[i] = inv_std;
+        stage->mean[i] = mean;
+        stage->inv_std[i] = inv_std;
     }
 }
 
 /* J(gamma (1 - t^2) g), the pullback of g. */
 TARGETS
-static void NAME(pull_rows)(int64_t begin, int64_t end, int64_t d, const REAL *restrict us,
-                            int64_t stride, const REAL *restrict gamma, const REAL *restrict ts,
-                            const REAL *restrict means, const REAL *restrict inv_stds,
-                            const REAL *restrict gs, REAL *restrict outs, int64_t out_stride)
+static void NAME(pull)(const NAME(Stage) *stage, const REAL *gs, REAL *outs, int64_t out_stride)
 {
-    for (int64_t i = begin; i < end; i++) {
-        const REAL *restrict u = us + i * stride, *restrict t = ts + i * d, *restrict g = gs + i * d;
+    const int64_t d = stage->d;
+    const REAL *restrict gamma = stage->gamma;
+    for (int64_t i = 0; i < stage->rows; i++) {
+        const REAL *restrict u = stage->u + i * stage->stride, *restrict t = stage->t + i * d;
+        const REAL *restrict g = gs + i * d;
         REAL *restrict out = outs + i * out_stride;
-        const REAL mean = means[i], inv_std = inv_stds[i];
+        const REAL mean = stage->mean[i], inv_std = stage->inv_std[i];
         REAL w_sum = 0, wn_sum = 0;
         SIMD(reduction(+ : w_sum, wn_sum))
         for (int64_t j = 0; j < d; j++) {
@@ -75,17 +69,16 @@ static void NAME(pull_rows)(int64_t begin, int64_t end, int64_t d, const REAL *r
 
 /* (1 - t^2) gamma J(du), the tangent of t. */
 TARGETS
-static void NAME(push_rows)(int64_t begin, int64_t end, int64_t d, const REAL *restrict us,
-                            int64_t stride, const REAL *restrict gamma, const REAL *restrict ts,
-                            const REAL *restrict means, const REAL *restrict inv_stds,
-                            const REAL *restrict dus, int64_t du_stride,
-                            const int64_t *restrict index, REAL *restrict outs)
+static void NAME(push)(const NAME(Stage) *stage, const REAL *dus, int64_t du_stride,
+                       const int64_t *index, REAL *outs)
 {
-    for (int64_t i = begin; i < end; i++) {
-        const REAL *restrict u = us + i * stride, *restrict t = ts + i * d;
+    const int64_t d = stage->d;
+    const REAL *restrict gamma = stage->gamma;
+    for (int64_t i = 0; i < stage->rows; i++) {
+        const REAL *restrict u = stage->u + i * stage->stride, *restrict t = stage->t + i * d;
         const REAL *restrict du = dus + (index ? index[i] : i) * du_stride;
         REAL *restrict out = outs + i * d;
-        const REAL mean = means[i], inv_std = inv_stds[i];
+        const REAL mean = stage->mean[i], inv_std = stage->inv_std[i];
         REAL du_sum = 0, along_sum = 0;
         SIMD(reduction(+ : du_sum, along_sum))
         for (int64_t j = 0; j < d; j++) {
@@ -101,31 +94,28 @@ static void NAME(push_rows)(int64_t begin, int64_t end, int64_t d, const REAL *r
     }
 }
 
-/* The way back through t and its tangent, see FusedTanhNorm.pull_both. Adds the derivatives in gamma
- * and beta to d_gamma and d_beta, BLOCK rows at a time so that rounding does not build up. scratch:
- * 5 d values. */
+/* The way back through t and its tangent along du, see FusedTanhNorm.pull_both. Adds the derivatives
+ * in gamma and beta to d_gamma and d_beta, BLOCK rows at a time so that rounding does not build up.
+ * scratch: 5 d values. */
 TARGETS
-static void NAME(pull_both_rows)(int64_t begin, int64_t end, int64_t d, const REAL *restrict us,
-                                 int64_t stride, const REAL *restrict gamma,
-                                 const REAL *restrict ts, const REAL *restrict means,
-                                 const REAL *restrict inv_stds, const REAL *restrict dus,
-                                 int64_t du_stride, const int64_t *restrict index,
-                                 const REAL *restrict es, const REAL *restrict gs,
-                                 REAL *restrict outs, int64_t out_stride,
-                                 REAL *restrict d_gamma, REAL *restrict d_beta,
-                                 REAL *restrict scratch)
+static void NAME(pull_both)(const NAME(Stage) *stage, const REAL *dus, int64_t du_stride,
+                            const int64_t *index, const REAL *es, const REAL *gs, REAL *outs,
+                            int64_t out_stride, REAL *restrict d_gamma, REAL *restrict d_beta,
+                            REAL *restrict scratch)
 {
+    const int64_t d = stage->d, rows = stage->rows;
+    const REAL *restrict gamma = stage->gamma;
     REAL *restrict n = scratch, *restrict dn = scratch + d, *restrict v = scratch + 2 * d;
     REAL *restrict block_gamma = scratch + 3 * d, *restrict block_beta = scratch + 4 * d;
-    for (int64_t from = begin; from < end; from += BLOCK) {
-        const int64_t to = from + BLOCK < end ? from + BLOCK : end;
+    for (int64_t from = 0; from < rows; from += BLOCK) {
+        const int64_t to = from + BLOCK < rows ? from + BLOCK : rows;
         for (int64_t j = 0; j < d; j++) block_gamma[j] = block_beta[j] = 0;
         for (int64_t i = from; i < to; i++) {
-            const REAL *restrict u = us + i * stride, *restrict t = ts + i * d;
+            const REAL *restrict u = stage->u + i * stage->stride, *restrict t = stage->t + i * d;
             const REAL *restrict du = dus + (index ? index[i] : i) * du_stride;
             const REAL *restrict e = es + i * d, *restrict g = gs + i * d;
             REAL *restrict out = outs + i * out_stride;
-            const REAL mean = means[i], inv_std = inv_stds[i];
+            const REAL mean = stage->mean[i], inv_std = stage->inv_std[i];
             REAL du_sum = 0, along_sum = 0;
             SIMD(reduction(+ : du_sum, along_sum))
             for (int64_t j = 0; j < d; j++) {
@@ -159,56 +149,5 @@ static void NAME(pull_both_rows)(int64_t begin, int64_t end, int64_t d, const RE
             d_gamma[j] += block_gamma[j];
             d_beta[j] += block_beta[j];
         }
-    }
-}
-
-void NAME(gather_add)(int threads, int64_t n, int64_t d, const REAL *from, const int64_t *index,
-                      const REAL *to_add, int64_t stride, REAL *out)
-{
-    PARALLEL(threads)
-    for (int k = 0; k < threads; k++)
-        NAME(gather_add_rows)(PART(k), PART(k + 1), d, from, index, to_add, stride, out);
-}
-
-void NAME(at)(int threads, int64_t n, int64_t d, const REAL *u, int64_t stride, const REAL *gamma,
-              const REAL *beta, REAL *t, REAL *mean, REAL *inv_std)
-{
-    PARALLEL(threads)
-    for (int k = 0; k < threads; k++)
-        NAME(at_rows)(PART(k), PART(k + 1), d, u, stride, gamma, beta, t, mean, inv_std);
-}
-
-void NAME(pull)(int threads, int64_t n, int64_t d, const REAL *u, int64_t stride,
-                const REAL *gamma, const REAL *t, const REAL *mean, const REAL *inv_std,
-                const REAL *g, REAL *out, int64_t out_stride)
-{
-    PARALLEL(threads)
-    for (int k = 0; k < threads; k++)
-        NAME(pull_rows)(PART(k), PART(k + 1), d, u, stride, gamma, t, mean, inv_std, g, out,
-                        out_stride);
-}
-
-void NAME(push)(int threads, int64_t n, int64_t d, const REAL *u, int64_t stride,
-                const REAL *gamma, const REAL *t, const REAL *mean, const REAL *inv_std,
-                const REAL *du, int64_t du_stride, const int64_t *index, REAL *out)
-{
-    PARALLEL(threads)
-    for (int k = 0; k < threads; k++)
-        NAME(push_rows)(PART(k), PART(k + 1), d, u, stride, gamma, t, mean, inv_std, du, du_stride,
-                        index, out);
-}
-
-/* sums: [threads, 7, d], zero at first; the derivatives in gamma and beta, in parts of as many
- * threads, and scratch. */
-void NAME(pull_both)(int threads, int64_t n, int64_t d, const REAL *u, int64_t stride,
-                     const REAL *gamma, const REAL *t, const REAL *mean, const REAL *inv_std,
-                     const REAL *du, int64_t du_stride, const int64_t *index, const REAL *e,
-                     const REAL *g, REAL *out, int64_t out_stride, REAL *sums)
-{
-    PARALLEL(threads)
-    for (int k = 0; k < threads; k++) {
-        REAL *own = sums + 7 * d * k;
-        NAME(pull_both_rows)(PART(k), PART(k + 1), d, u, stride, gamma, t, mean, inv_std, du,
-                             du_stride, index, e, g, out, out_stride, own, own + d, own + 2 * d);
     }
 }
