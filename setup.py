@@ -9,7 +9,7 @@ FOLDER = "pyg_ea/potentials/native"
 kernels = Extension(
     "pyg_ea.potentials.native.kernels",
     sources=[f"{FOLDER}/kernels.c"],
-    depends=[f"{FOLDER}/tanh_norm.h"],
+    depends=[f"{FOLDER}/tanh_norm.h", f"{FOLDER}/passes.h"],
     extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
     extra_link_args=["-fopenmp", "-lm"],
     optional=True,

@@ -139,8 +139,9 @@ class NesterovSolver(nn.Module):
         lr, momentum = self.lr, self.momentum
         may_stop = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         for _ in range(steps):
-            g = gradient(state.y + momentum * state.momentum)  # [S, D]
-            state = self._step(g, state, lr, momentum)
+            carried = momentum * state.momentum  # [S, D]
+            g = gradient(state.y + carried)  # [S, D]
+            state = self._step(g, state, carried, lr)
             if may_stop and state.converged.all() and self._at_rest(gradient, g, state.y):
                 break
         return state
@@ -155,11 +156,13 @@ class NesterovSolver(nn.Module):
         look_ahead = y - self.momentum * self.lr / (1 - self.momentum) * g
         return bool((gradient(look_ahead).abs() < self.gtol).all())
 
-    def _step(self, g: Tensor, state: Solution, lr: Tensor, momentum: Tensor) -> Solution:
-        """The state after a step with the gradient ``g [S, D]`` of the look-ahead point."""
+    def _step(self, g: Tensor, state: Solution, carried: Tensor, lr: Tensor) -> Solution:
+        r"""The state after a step with the gradient ``g [S, D]`` of the look-ahead point, which
+        lies :math:`\mu m`, ``carried``, ahead of y.
+        """
         gradient_max = g.detach().abs().amax(dim=1)  # [S]
         active = gradient_max >= self.gtol
-        velocity = momentum * state.momentum - lr * g
+        velocity = torch.addcmul(carried, lr, g, value=-1)
         y = torch.where(active[:, None], state.y + velocity, state.y)
         if self.clip is not None:
             y = y.clamp(-self.clip, self.clip)

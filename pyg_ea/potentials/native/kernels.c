@@ -1,6 +1,6 @@
-/* The elementwise part of the inner gradient for CPUs, called by __init__.py through ctypes without
- * the interpreter's lock. Plain C. Python's headers, where they are, make of it a module that can be
- * imported like any other, which tools do that walk through a package; it holds nothing. */
+/* The passes over the elements (../resnet_passes.py) for CPUs, called by __init__.py through ctypes
+ * without the interpreter's lock. Plain C. Python's headers, where they are, make of it a module that
+ * can be imported like any other, which tools do that walk through a package; it holds nothing. */
 
 #if defined __has_include
 #if __has_include(<Python.h>)
@@ -13,12 +13,13 @@ PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&definition); }
 #endif
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define VERSION 2 /* raised with any change here or in __init__.py that the other must know of */
 #define EPS 1e-5  /* nn.LayerNorm's default */
-#define BLOCK 64  /* rows summed at a time */
-#define OUTPUTS 32
+#define GROUP 64  /* rows summed at a time */
+#define OUTPUTS 32 /* width of the last layer */
 
 #define PRAGMA(text) _Pragma(#text)
 #ifdef _OPENMP

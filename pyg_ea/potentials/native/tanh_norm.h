@@ -95,7 +95,7 @@ static void NAME(push)(const NAME(Stage) *stage, const REAL *dus, int64_t du_str
 }
 
 /* The way back through t and its tangent along du, see FusedTanhNorm.pull_both. Adds the derivatives
- * in gamma and beta to d_gamma and d_beta, BLOCK rows at a time so that rounding does not build up.
+ * in gamma and beta to d_gamma and d_beta, GROUP rows at a time so that rounding does not build up.
  * scratch: 5 d values. */
 TARGETS
 static void NAME(pull_both)(const NAME(Stage) *stage, const REAL *dus, int64_t du_stride,
@@ -106,10 +106,10 @@ static void NAME(pull_both)(const NAME(Stage) *stage, const REAL *dus, int64_t d
     const int64_t d = stage->d, rows = stage->rows;
     const REAL *restrict gamma = stage->gamma;
     REAL *restrict n = scratch, *restrict dn = scratch + d, *restrict v = scratch + 2 * d;
-    REAL *restrict block_gamma = scratch + 3 * d, *restrict block_beta = scratch + 4 * d;
-    for (int64_t from = 0; from < rows; from += BLOCK) {
-        const int64_t to = from + BLOCK < rows ? from + BLOCK : rows;
-        for (int64_t j = 0; j < d; j++) block_gamma[j] = block_beta[j] = 0;
+    REAL *restrict group_gamma = scratch + 3 * d, *restrict group_beta = scratch + 4 * d;
+    for (int64_t from = 0; from < rows; from += GROUP) {
+        const int64_t to = from + GROUP < rows ? from + GROUP : rows;
+        for (int64_t j = 0; j < d; j++) group_gamma[j] = group_beta[j] = 0;
         for (int64_t i = from; i < to; i++) {
             const REAL *restrict u = stage->u + i * stage->stride, *restrict t = stage->t + i * d;
             const REAL *restrict du = dus + (index ? index[i] : i) * du_stride;
@@ -132,8 +132,8 @@ static void NAME(pull_both)(const NAME(Stage) *stage, const REAL *dus, int64_t d
                 dn[j] = inv_std * (du[j] - du_mean - n[j] * along);
                 const REAL q = slope * (e[j] - 2 * t[j] * gamma[j] * dn[j] * g[j]);
                 v[j] = gamma[j] * (q - along * inv_std * s);
-                block_gamma[j] += q * n[j] + s * dn[j];
-                block_beta[j] += q;
+                group_gamma[j] += q * n[j] + s * dn[j];
+                group_beta[j] += q;
                 wn_sum += w * n[j];
                 wdn_sum += w * dn[j];
                 v_sum += v[j];
@@ -146,8 +146,8 @@ static void NAME(pull_both)(const NAME(Stage) *stage, const REAL *dus, int64_t d
                 out[j] = inv_std * (v[j] - v_mean - n[j] * vn_mean - wn_mean * dn[j] - wdn_mean * n[j]);
         }
         for (int64_t j = 0; j < d; j++) {
-            d_gamma[j] += block_gamma[j];
-            d_beta[j] += block_beta[j];
+            d_gamma[j] += group_gamma[j];
+            d_beta[j] += group_beta[j];
         }
     }
 }
