@@ -106,7 +106,7 @@ def _measure_contestant(
     def step() -> None:
         backward(contestant.forward(timer.layer, x, index, workload.segments))
 
-    # In torch's operations, where a dispatch mode sees them; the passes in C take the same products.
+    # By torch, where a dispatch mode sees them; the passes in C take the same products.
     with mock.patch.object(native, "LIBRARY", None), ProductCounter() as counter:
         step()
     add("products", counter.total / 1e9, "GFLOP")

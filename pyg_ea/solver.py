@@ -160,10 +160,10 @@ class NesterovSolver(nn.Module):
         r"""The state after a step with the gradient ``g [S, D]`` of the look-ahead point, which
         lies :math:`\mu m`, ``carried``, ahead of y.
         """
-        gradient_max = g.detach().abs().amax(dim=1)  # [S]
+        gradient_max = _largest(g)  # [S]
         active = gradient_max >= self.gtol
         velocity = torch.addcmul(carried, lr, g, value=-1)
-        y = torch.where(active[:, None], state.y + velocity, state.y)
+        y = state.y + torch.where(active[:, None], velocity, 0.0)
         if self.clip is not None:
             y = y.clamp(-self.clip, self.clip)
         norm = g.square().mean(dim=1)  # [S]
@@ -176,7 +176,7 @@ class NesterovSolver(nn.Module):
             gradient_max=gradient_max,
             steps=state.steps + active,
             converged=gradient_max < self.gtol,
-            diverged=~y.detach().isfinite().all(dim=1),
+            diverged=~_largest(y).isfinite(),
         )
 
     def extra_repr(self) -> str:
@@ -185,3 +185,8 @@ class NesterovSolver(nn.Module):
         return (
             f"lr={self.lr.item():.3g}, momentum={self.momentum.item():.3g}, gtol={self.gtol}{clip}"
         )
+
+
+def _largest(rows: Tensor) -> Tensor:
+    """Largest absolute entry of each row, NaN where one is; a constant: ``[S, D] -> [S]``."""
+    return rows.detach().abs().amax(dim=1)

@@ -20,7 +20,7 @@ from pyg_ea.potentials.resnet_passes import OUTPUTS, FromSegments, Kept, Passes,
 VERSION = 2  # of the functions' signatures, the same as in kernels.c
 SWITCH = "PYG_EA_NATIVE"
 """Environment variable: 0 leaves the library unused."""
-BLOCK = 192  # elements that one thread takes through the network at a time
+BLOCK = 128  # elements that one thread takes through the network at a time
 BLOCKS = 4  # of each thread, before their sums over segments
 
 
