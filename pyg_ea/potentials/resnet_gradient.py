@@ -104,8 +104,8 @@ class GradientByHand(torch.autograd.Function):
     with pull of :meth:`FusedTanhNorm.pull_both`; :math:`\partial_{\mathrm{fixed}} = \eta`, which
     :class:`Collector` adds up over the steps.
 
-    On a CPU a few hundred elements at a time go through the whole network, so that what lies
-    between two products stays in the cache. Where backward is to be differentiated again, it goes
+    On a CPU a part of the elements at a time goes through the whole network, so that what lies
+    between two products stays in the cache (:mod:`pyg_ea.potentials.resnet_passes`). Where backward is to be differentiated again, it goes
     through :func:`plain_gradient_in_y` instead.
     """
 

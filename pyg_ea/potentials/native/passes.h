@@ -145,7 +145,7 @@ static void NAME(block_back)(const NAME(Network) *net, int64_t rows, const REAL 
 }
 
 /* Adds delta of all elements to totals [S, all]. What is kept, u2, d23 and to_t1, is of all elements,
- * or all of it NULL. memory: threads times block (9H + 36), and chunk all. */
+ * or all of it NULL. memory: threads times block (9H + 32 + 4), and chunk all. */
 void NAME(forth)(int threads, int64_t elements, int64_t block, int64_t chunk, NAME(Gemm) *gemm,
                  int64_t hidden, const REAL *b, const REAL *w3, const REAL *gamma1, const REAL *beta1,
                  const REAL *gamma2, const REAL *beta2, const REAL *from_y1, const REAL *from_y23,
@@ -154,7 +154,7 @@ void NAME(forth)(int threads, int64_t elements, int64_t block, int64_t chunk, NA
 {
     const NAME(Network) net = {gemm, hidden, b, w3, gamma1, beta1, gamma2, beta2};
     const int64_t wide = 2 * hidden, tail = hidden + OUTPUTS, all = wide + tail;
-    const int64_t own = block * (9 * hidden + 36);
+    const int64_t own = block * (9 * hidden + OUTPUTS + 4);
     REAL *chunk_d1 = memory + threads * own, *chunk_d23 = chunk_d1 + chunk * wide;
     PARALLEL(threads)
     for (int64_t start = 0; start < elements; start += chunk) {
@@ -182,7 +182,7 @@ void NAME(forth)(int threads, int64_t elements, int64_t block, int64_t chunk, NA
 
 /* Adds eta of all elements to d_fixed [N, all] and its sums over segments to h_totals [S, all].
  * derivatives: of each thread those of b, w3, gamma1, beta1, gamma2, beta2, zero at first, and 10 H
- * values to work with. memory: threads times block (13H + 36), and chunk all. */
+ * values to work with. memory: threads times block (13H + 32 + 4), and chunk all. */
 void NAME(back)(int threads, int64_t elements, int64_t block, int64_t chunk, NAME(Gemm) *gemm,
                 int64_t hidden, const REAL *b, const REAL *w3, const REAL *gamma1, const REAL *beta1,
                 const REAL *gamma2, const REAL *beta2, const REAL *from_y1, const REAL *from_dy1,
@@ -192,7 +192,7 @@ void NAME(back)(int threads, int64_t elements, int64_t block, int64_t chunk, NAM
 {
     const NAME(Network) net = {gemm, hidden, b, w3, gamma1, beta1, gamma2, beta2};
     const int64_t wide = 2 * hidden, tail = hidden + OUTPUTS, all = wide + tail;
-    const int64_t own = block * (13 * hidden + 36);
+    const int64_t own = block * (13 * hidden + OUTPUTS + 4);
     const int64_t size = tail * wide + OUTPUTS * hidden + 16 * hidden;
     REAL *chunk_h = memory + threads * own;
     PARALLEL(threads)
