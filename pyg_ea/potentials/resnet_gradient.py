@@ -105,8 +105,8 @@ class GradientByHand(torch.autograd.Function):
     :class:`Collector` adds up over the steps.
 
     On a CPU a part of the elements at a time goes through the whole network, so that what lies
-    between two products stays in the cache (:mod:`pyg_ea.potentials.resnet_passes`). Where backward is to be differentiated again, it goes
-    through :func:`plain_gradient_in_y` instead.
+    between two products stays in the cache (:mod:`pyg_ea.potentials.resnet_passes`). Where backward
+    is to be differentiated again, it goes through :func:`plain_gradient_in_y` instead.
     """
 
     @staticmethod
