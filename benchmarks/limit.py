@@ -19,7 +19,7 @@ from benchmarks.records import Recorder
 from benchmarks.sections import Plan, row
 from benchmarks.timing import Clock, LayerTimer, backward
 from benchmarks.workloads import LOCAL_100, READOUT_64, READOUT_300, Workload
-from pyg_ea.potentials import native
+from pyg_ea import native
 from pyg_ea.potentials.resnet_passes import OUTPUTS
 
 SECTION = "limit"

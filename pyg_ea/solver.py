@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyg_ea.step import Step, step
 from pyg_ea.transforms import inverse_softplus, logit
 
 Gradient = Callable[[Tensor], Tensor]  # y [S, D] -> dE/dy [S, D]
@@ -136,12 +137,13 @@ class NesterovSolver(nn.Module):
 
         Without a graph it ends as soon as no segment would move again, for one gradient more.
         """
-        lr, momentum = self.lr, self.momentum
+        lr, mu = self.lr, self.momentum
         may_stop = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        ahead = torch.addcmul(state.y, mu, state.momentum)  # [S, D]
         for _ in range(steps):
-            carried = momentum * state.momentum  # [S, D]
-            g = gradient(state.y + carried)  # [S, D]
-            state = self._step(g, state, carried, lr)
+            g = gradient(ahead)  # [S, D]
+            moved = step(state.y, state.momentum, g, lr, mu, self.gtol, self.clip)
+            state, ahead = self._after(state, moved), moved.ahead
             if may_stop and state.converged.all() and self._at_rest(gradient, g, state.y):
                 break
         return state
@@ -156,27 +158,19 @@ class NesterovSolver(nn.Module):
         look_ahead = y - self.momentum * self.lr / (1 - self.momentum) * g
         return bool((gradient(look_ahead).abs() < self.gtol).all())
 
-    def _step(self, g: Tensor, state: Solution, carried: Tensor, lr: Tensor) -> Solution:
-        r"""The state after a step with the gradient ``g [S, D]`` of the look-ahead point, which
-        lies :math:`\mu m`, ``carried``, ahead of y.
-        """
-        gradient_max = _largest(g)  # [S]
-        active = gradient_max >= self.gtol
-        velocity = torch.addcmul(carried, lr, g, value=-1)
-        y = state.y + torch.where(active[:, None], velocity, 0.0)
-        if self.clip is not None:
-            y = y.clamp(-self.clip, self.clip)
-        norm = g.square().mean(dim=1)  # [S]
+    def _after(self, state: Solution, moved: Step) -> Solution:
+        """The state after a step."""
+        first = torch.where(state.first_max > 0, state.first_max, moved.largest)
         return Solution(
-            y=y,
-            momentum=velocity,
-            final_norm=norm,
-            path_norm=state.path_norm + norm,
-            first_max=torch.where(state.first_max > 0, state.first_max, gradient_max),
-            gradient_max=gradient_max,
-            steps=state.steps + active,
-            converged=gradient_max < self.gtol,
-            diverged=~_largest(y).isfinite(),
+            y=moved.y,
+            momentum=moved.momentum,
+            final_norm=moved.norm,
+            path_norm=state.path_norm + moved.norm,
+            first_max=first,
+            gradient_max=moved.largest,
+            steps=state.steps + (moved.largest >= self.gtol),
+            converged=moved.largest < self.gtol,
+            diverged=moved.diverged,
         )
 
     def extra_repr(self) -> str:
@@ -185,8 +179,3 @@ class NesterovSolver(nn.Module):
         return (
             f"lr={self.lr.item():.3g}, momentum={self.momentum.item():.3g}, gtol={self.gtol}{clip}"
         )
-
-
-def _largest(rows: Tensor) -> Tensor:
-    """Largest absolute entry of each row, NaN where one is; a constant: ``[S, D] -> [S]``."""
-    return rows.detach().abs().amax(dim=1)

@@ -17,8 +17,8 @@ THIRD_PARTY = {"torch", "torch_geometric"}
 
 # From below to above; a module imports from lower levels, or from its own package's own files.
 LEVELS = [
-    {"diagnostics", "transforms"},
-    {"segments"},
+    {"diagnostics", "transforms", "native", "second_order"},
+    {"segments", "step"},
     {"checks"},
     {"potentials", "solver"},
     {"energy"},

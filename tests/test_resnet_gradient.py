@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pyg_ea.potentials import native, resnet_passes
+from pyg_ea import native
+from pyg_ea.potentials import native_passes, resnet_passes
 from pyg_ea.potentials.collector import collect
 from pyg_ea.potentials.resnet_gradient import gradient_in_y, plain_gradient_in_y
 from pyg_ea.potentials.resnet_passes import Weights
@@ -38,8 +39,8 @@ def _threads(request):
 def set_chunk(monkeypatch, rows: int, hidden: int = HIDDEN) -> None:
     """Has the passes work on few elements at a time."""
     monkeypatch.setattr(resnet_passes, "CHUNK", rows * 2 * hidden)
-    monkeypatch.setattr(native, "BLOCK", rows)
-    monkeypatch.setattr(native, "BLOCKS", 2)
+    monkeypatch.setattr(native_passes, "BLOCK", rows)
+    monkeypatch.setattr(native_passes, "BLOCKS", 2)
 
 
 def problem(index: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:

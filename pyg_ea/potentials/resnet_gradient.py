@@ -13,9 +13,10 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from pyg_ea.potentials.collector import Collected, Collector, collect
-from pyg_ea.potentials.native import passes_for
+from pyg_ea.potentials.native_passes import passes_for
 from pyg_ea.potentials.resnet_passes import OUTPUTS, FromSegments, Kept, Weights
 from pyg_ea.potentials.tanh_norm import TanhNorm
+from pyg_ea.second_order import backward_by_autograd
 from pyg_ea.segments import Segments
 
 
@@ -135,27 +136,18 @@ class GradientByHand(torch.autograd.Function):
         size = len(Weights._fields)
         weights, (total, from_y1, *parts) = Weights(*rest[:size]), rest[size:]
         if torch.is_grad_enabled():
-            return _again(dy, y, fixed, index, ctx.num_segments, weights)
+
+            def plain(y: Tensor, fixed: Tensor, *composed: Tensor) -> tuple[Tensor]:
+                weights = Weights(*composed)
+                return (plain_gradient_in_y(y, fixed, index, ctx.num_segments, weights),)
+
+            d_y, d_fixed, *d_weights = backward_by_autograd(plain, (y, fixed, *weights), [dy])
+            return d_y, d_fixed, None, None, None, None, *d_weights
         from_dy = FromSegments.of(dy, weights)
         d_fixed, one = ctx.collector.take_part(fixed)  # [N, 3H+32], []
         h_total, derivatives = passes_for(fixed).back(
             from_y1, from_dy, fixed, index, weights, Kept(*parts), d_fixed
         )
         d_a = torch.addmm(h_total.T @ y, total.T, dy)  # [3H+32, Dy]
-        return h_total @ weights.a_y, None, one, None, None, None, d_a, *derivatives
-
-
-def _again(
-    dy: Tensor, y: Tensor, fixed: Tensor, index: Tensor, num_segments: int, weights: Weights
-) -> tuple[Tensor | None, ...]:
-    """The same derivative by autograd, which can differentiate it again.
-
-    In aliases of the inputs: ``y`` comes from earlier steps, and with it from the other inputs.
-    """
-    inputs = [tensor.view_as(tensor) for tensor in (y, fixed, *weights)]
-    y, fixed, *composed = inputs
-    gradient = plain_gradient_in_y(y, fixed, index, num_segments, Weights(*composed))
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    got = iter(torch.autograd.grad(gradient, wanted, dy, create_graph=True))
-    d_y, d_fixed, *d_weights = (next(got) if t.requires_grad else None for t in inputs)
-    return d_y, d_fixed, None, None, None, None, *d_weights
+        d_y = h_total @ weights.a_y if ctx.needs_input_grad[0] else None  # the first y is constant
+        return d_y, None, one, None, None, None, d_a, *derivatives

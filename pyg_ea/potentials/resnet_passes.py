@@ -2,7 +2,7 @@ r"""The two passes over the elements that the gradient of Listing 1 and its deri
 
 Notation and formulas are those of :class:`pyg_ea.potentials.resnet.BoundResNet` and
 :class:`pyg_ea.potentials.resnet_gradient.GradientByHand`. Here in torch's operations, for every
-device; :mod:`pyg_ea.potentials.native` has the same in C, for CPUs.
+device; :mod:`pyg_ea.potentials.native_passes` has the same in C, for CPUs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-/* The two passes of ../resnet_passes.py over the elements, with its names and formulas: forth() and
+/* The two passes of ../potentials/resnet_passes.py over the elements, with its names and formulas: forth() and
  * back(). Threads share the elements; each takes a block through the whole network, so that what lies
  * between two products stays in its cache. Sums over segments follow for a chunk of blocks at a time,
  * threads sharing its columns, so that no two add to one place and the order is always the same.
@@ -146,7 +146,7 @@ static void NAME(block_back)(const NAME(Network) *net, int64_t rows, const REAL 
 
 /* Adds delta of all elements to totals [S, all]. What is kept, u2, d23 and to_t1, is of all elements,
  * or all of it NULL. memory: threads times block (9H + 32 + 4), and chunk all. */
-void NAME(forth)(int threads, int64_t elements, int64_t block, int64_t chunk, NAME(Gemm) *gemm,
+void NAME(forth)(int64_t threads, int64_t elements, int64_t block, int64_t chunk, NAME(Gemm) *gemm,
                  int64_t hidden, const REAL *b, const REAL *w3, const REAL *gamma1, const REAL *beta1,
                  const REAL *gamma2, const REAL *beta2, const REAL *from_y1, const REAL *from_y23,
                  const REAL *fixed, const int64_t *index, REAL *u2, REAL *d23, REAL *to_t1,
@@ -161,7 +161,7 @@ void NAME(forth)(int threads, int64_t elements, int64_t block, int64_t chunk, NA
         const int64_t n = elements - start < chunk ? elements - start : chunk;
         REAL *here_d23 = d23 == NULL ? chunk_d23 : d23 + start * tail;
         SHARED
-        for (int k = 0; k < threads; k++)
+        for (int64_t k = 0; k < threads; k++)
             for (int64_t i = PART(n, k); i < PART(n, k + 1); i += block) {
                 const int64_t left = PART(n, k + 1) - i, rows = left < block ? left : block;
                 const int64_t row = start + i;
@@ -171,7 +171,7 @@ void NAME(forth)(int threads, int64_t elements, int64_t block, int64_t chunk, NA
                                   chunk_d1 + i * wide);
             }
         SHARED
-        for (int k = 0; k < threads; k++) {
+        for (int64_t k = 0; k < threads; k++) {
             NAME(add_rows)(n, PART(wide, k), PART(wide, k + 1), chunk_d1, wide, index + start, totals,
                            all);
             NAME(add_rows)(n, PART(tail, k), PART(tail, k + 1), here_d23, tail, index + start,
@@ -183,7 +183,7 @@ void NAME(forth)(int threads, int64_t elements, int64_t block, int64_t chunk, NA
 /* Adds eta of all elements to d_fixed [N, all] and its sums over segments to h_totals [S, all].
  * derivatives: of each thread those of b, w3, gamma1, beta1, gamma2, beta2, zero at first, and 10 H
  * values to work with. memory: threads times block (13H + 32 + 4), and chunk all. */
-void NAME(back)(int threads, int64_t elements, int64_t block, int64_t chunk, NAME(Gemm) *gemm,
+void NAME(back)(int64_t threads, int64_t elements, int64_t block, int64_t chunk, NAME(Gemm) *gemm,
                 int64_t hidden, const REAL *b, const REAL *w3, const REAL *gamma1, const REAL *beta1,
                 const REAL *gamma2, const REAL *beta2, const REAL *from_y1, const REAL *from_dy1,
                 const REAL *from_dy23, const REAL *fixed, const int64_t *index, const REAL *u2,
@@ -199,7 +199,7 @@ void NAME(back)(int threads, int64_t elements, int64_t block, int64_t chunk, NAM
     for (int64_t start = 0; start < elements; start += chunk) {
         const int64_t n = elements - start < chunk ? elements - start : chunk;
         SHARED
-        for (int k = 0; k < threads; k++)
+        for (int64_t k = 0; k < threads; k++)
             for (int64_t i = PART(n, k); i < PART(n, k + 1); i += block) {
                 const int64_t left = PART(n, k + 1) - i, rows = left < block ? left : block;
                 const int64_t row = start + i;
@@ -210,7 +210,7 @@ void NAME(back)(int threads, int64_t elements, int64_t block, int64_t chunk, NAM
                 NAME(add_rows)(rows, 0, all, h, all, NULL, d_fixed + row * all, all);
             }
         SHARED
-        for (int k = 0; k < threads; k++)
+        for (int64_t k = 0; k < threads; k++)
             NAME(add_rows)(n, PART(all, k), PART(all, k + 1), chunk_h, all, index + start, h_totals,
                            all);
     }

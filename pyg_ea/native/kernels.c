@@ -1,5 +1,5 @@
-/* The passes over the elements (../resnet_passes.py) for CPUs, called by __init__.py through ctypes
- * without the interpreter's lock. Plain C. Python's headers, where they are, make of it a module that
+/* What is in C, for CPUs: passes over the elements, steps of the solver. Called by __init__.py through
+ * ctypes, without the interpreter's lock. Plain C. Python's headers, where they are, make of it a module that
  * can be imported like any other, which tools do that walk through a package; it holds nothing. */
 
 #if defined __has_include
@@ -16,7 +16,7 @@ PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&definition); }
 #include <stddef.h>
 #include <stdint.h>
 
-#define VERSION 2 /* raised with any change here or in __init__.py that the other must know of */
+#define VERSION 3 /* raised with any change here or in __init__.py that the other must know of */
 #define EPS 1e-5  /* nn.LayerNorm's default */
 #define GROUP 64  /* rows summed at a time */
 #define OUTPUTS 32 /* width of the last layer */
@@ -70,6 +70,7 @@ int version(void) { return VERSION; }
 #define SQRT sqrtf
 #include "tanh_norm.h"
 #include "passes.h"
+#include "step.h"
 #undef REAL
 #undef NAME
 #undef SQRT
@@ -79,3 +80,4 @@ int version(void) { return VERSION; }
 #define SQRT sqrt
 #include "tanh_norm.h"
 #include "passes.h"
+#include "step.h"

@@ -1,5 +1,5 @@
 /* tanh(LayerNorm(u)) row by row, its transposed derivative, and the derivatives of both: the formulas
- * of FusedTanhNorm in ../tanh_norm.py, each in one pass over memory. A row stays in the first cache
+ * of FusedTanhNorm in ../potentials/tanh_norm.py, each in one pass over memory. A row stays in the first cache
  * between the loops over it.
  *
  * Included once for each REAL, with NAME(f) the name of f for it. All matrices have contiguous rows of
