@@ -14,7 +14,7 @@ import warnings
 import torch
 from torch import Tensor
 
-VERSION = 3  # of the functions' signatures, the same as in kernels.c
+VERSION = 4  # of the functions' signatures, the same as in kernels.c
 SWITCH = "PYG_EA_NATIVE"
 """Environment variable: 0 leaves the library unused."""
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}

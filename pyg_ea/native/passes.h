@@ -75,19 +75,18 @@ static void NAME(block_forth)(const NAME(Network) *net, int64_t rows, const REAL
 {
     const int64_t hidden = net->hidden, wide = 2 * hidden, tail = hidden + OUTPUTS;
     REAL *u1 = memory, *t1 = u1 + rows * wide, *u23 = t1 + rows * wide, *t2 = u23 + rows * tail;
-    REAL *to_t2 = t2 + rows * hidden, *moments = to_t2 + rows * hidden;
-    if (to_t1 == NULL) to_t1 = moments + 4 * rows;
+    REAL *to_t2 = t2 + rows * hidden, *of_rows = to_t2 + rows * hidden;
+    if (to_t1 == NULL) to_t1 = of_rows + 8 * rows;
     REAL *d3 = d23 + hidden;
 
     NAME(gather_add)(rows, wide, from_y1, index, fixed, wide + tail, u1);
-    const NAME(Stage) stage1 = {rows, wide, u1, wide, net->gamma1, net->beta1, t1, moments,
-                                moments + rows};
+    const NAME(Stage) stage1 = {rows, wide, u1, wide, net->gamma1, net->beta1, t1, of_rows};
     NAME(at)(&stage1);
     NAME(gather_add)(rows, tail, from_y23, index, fixed + wide, wide + tail, u23);
     NAME(product)(net, rows, tail, wide, t1, 'N', wide, net->b, 'T', wide, 1, u23, tail);
     if (u2 != NULL) NAME(scale)(rows, hidden, 1, u23, tail, u2, hidden);
     const NAME(Stage) stage2 = {rows, hidden, u23, tail, net->gamma2, net->beta2, t2,
-                                moments + 2 * rows, moments + 3 * rows};
+                                of_rows + 4 * rows};
     NAME(at)(&stage2);
     NAME(product)(net, rows, OUTPUTS, hidden, t2, 'N', hidden, net->w3, 'T', hidden, 1,
                   u23 + hidden, tail);
@@ -108,18 +107,17 @@ static void NAME(block_back)(const NAME(Network) *net, int64_t rows, const REAL 
     REAL *u1 = memory, *t1 = u1 + rows * wide, *dt1 = t1 + rows * wide, *to_t1 = dt1 + rows * wide;
     REAL *t2 = to_t1 + rows * wide, *dt2 = t2 + rows * hidden, *to_t2 = dt2 + rows * hidden;
     REAL *to_dt2 = to_t2 + rows * hidden, *du23 = to_dt2 + rows * hidden;
-    REAL *moments = du23 + rows * tail;
+    REAL *of_rows = du23 + rows * tail;
     REAL *d_b = derivatives, *d_w3 = d_b + tail * wide, *d_norm1 = d_w3 + OUTPUTS * hidden;
     REAL *d_norm2 = d_norm1 + 2 * wide, *scratch = d_norm2 + 2 * hidden;
     REAL *h23 = h + wide, *h3 = h23 + hidden;
     const REAL *d3 = d23 + hidden;
 
     NAME(gather_add)(rows, wide, from_y1, index, fixed, all, u1);
-    const NAME(Stage) stage1 = {rows, wide, u1, wide, net->gamma1, net->beta1, t1, moments,
-                                moments + rows};
+    const NAME(Stage) stage1 = {rows, wide, u1, wide, net->gamma1, net->beta1, t1, of_rows};
     NAME(at)(&stage1);
     const NAME(Stage) stage2 = {rows, hidden, u2, hidden, net->gamma2, net->beta2, t2,
-                                moments + 2 * rows, moments + 3 * rows};
+                                of_rows + 4 * rows};
     NAME(at)(&stage2);
 
     NAME(push)(&stage1, from_dy1, wide, index, dt1);
@@ -145,7 +143,7 @@ static void NAME(block_back)(const NAME(Network) *net, int64_t rows, const REAL 
 }
 
 /* Adds delta of all elements to totals [S, all]. What is kept, u2, d23 and to_t1, is of all elements,
- * or all of it NULL. memory: threads times block (9H + 32 + 4), and chunk all. */
+ * or all of it NULL. memory: threads times block (9H + 32 + 8), and chunk all. */
 void NAME(forth)(int64_t threads, int64_t elements, int64_t block, int64_t chunk, NAME(Gemm) *gemm,
                  int64_t hidden, const REAL *b, const REAL *w3, const REAL *gamma1, const REAL *beta1,
                  const REAL *gamma2, const REAL *beta2, const REAL *from_y1, const REAL *from_y23,
@@ -154,7 +152,7 @@ void NAME(forth)(int64_t threads, int64_t elements, int64_t block, int64_t chunk
 {
     const NAME(Network) net = {gemm, hidden, b, w3, gamma1, beta1, gamma2, beta2};
     const int64_t wide = 2 * hidden, tail = hidden + OUTPUTS, all = wide + tail;
-    const int64_t own = block * (9 * hidden + OUTPUTS + 4);
+    const int64_t own = block * (9 * hidden + OUTPUTS + 8);
     REAL *chunk_d1 = memory + threads * own, *chunk_d23 = chunk_d1 + chunk * wide;
     PARALLEL(threads)
     for (int64_t start = 0; start < elements; start += chunk) {
@@ -181,8 +179,8 @@ void NAME(forth)(int64_t threads, int64_t elements, int64_t block, int64_t chunk
 }
 
 /* Adds eta of all elements to d_fixed [N, all] and its sums over segments to h_totals [S, all].
- * derivatives: of each thread those of b, w3, gamma1, beta1, gamma2, beta2, zero at first, and 10 H
- * values to work with. memory: threads times block (13H + 32 + 4), and chunk all. */
+ * derivatives: of each thread those of b, w3, gamma1, beta1, gamma2, beta2, zero at first, and 8 H
+ * values to work with. memory: threads times block (13H + 32 + 8), and chunk all. */
 void NAME(back)(int64_t threads, int64_t elements, int64_t block, int64_t chunk, NAME(Gemm) *gemm,
                 int64_t hidden, const REAL *b, const REAL *w3, const REAL *gamma1, const REAL *beta1,
                 const REAL *gamma2, const REAL *beta2, const REAL *from_y1, const REAL *from_dy1,
@@ -192,8 +190,8 @@ void NAME(back)(int64_t threads, int64_t elements, int64_t block, int64_t chunk,
 {
     const NAME(Network) net = {gemm, hidden, b, w3, gamma1, beta1, gamma2, beta2};
     const int64_t wide = 2 * hidden, tail = hidden + OUTPUTS, all = wide + tail;
-    const int64_t own = block * (13 * hidden + OUTPUTS + 4);
-    const int64_t size = tail * wide + OUTPUTS * hidden + 16 * hidden;
+    const int64_t own = block * (13 * hidden + OUTPUTS + 8);
+    const int64_t size = tail * wide + OUTPUTS * hidden + 14 * hidden;
     REAL *chunk_h = memory + threads * own;
     PARALLEL(threads)
     for (int64_t start = 0; start < elements; start += chunk) {

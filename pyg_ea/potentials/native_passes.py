@@ -45,7 +45,7 @@ class NativePasses(Passes):
         work = _Work.on(fixed, weights)
         shapes = [weight.shape for weight in weights[1:]]
         sizes = [shape.numel() for shape in shapes]
-        spare = 10 * work.hidden  # more that each thread needs
+        spare = 8 * work.hidden  # more that each thread needs
         sums = fixed.new_zeros(work.threads, sum(sizes) + spare)
         elements = fixed, index.contiguous(), *kept
         results = d_fixed, total, sums
@@ -74,8 +74,8 @@ class _Work(NamedTuple):
         return self.weights.gamma2.shape[0]
 
     def memory(self, matrices: int, fixed: Tensor) -> Tensor:
-        """Of each thread as many ``[block, H]``, one ``[block, 36]``, and for all one chunk."""
-        of_thread = self.block * (matrices * self.hidden + OUTPUTS + 4)
+        """Of each thread as many ``[block, H]``, one ``[block, 40]``, and for all one chunk."""
+        of_thread = self.block * (matrices * self.hidden + OUTPUTS + 8)
         return fixed.new_empty(self.threads * of_thread + self.chunk * fixed.shape[1])
 
     def call(self, name: str, *operands: Tensor | None) -> None:
