@@ -43,8 +43,8 @@ def step(
     """The step of :class:`pyg_ea.solver.NesterovSolver` from ``y, momentum [S, D]`` with the
     gradient ``g [S, D]`` of the look-ahead point; ``lr``, ``mu``: scalars.
 
-    In C and with its derivative by hand where there is such code, as :func:`plain_step` otherwise;
-    same values either way.
+    By :class:`StepByHand` where the code in C serves, as :func:`plain_step` otherwise; the same
+    values, to rounding.
     """
     tensors = y, momentum, g, lr, mu
     if clip is None and not torch.compiler.is_compiling() and serves(*tensors):
@@ -78,7 +78,7 @@ def plain_step(
 
 
 class StepByHand(torch.autograd.Function):
-    r"""The same in one pass over memory, and so its derivative (``pyg_ea/native/step.h``).
+    r"""The same in C (``pyg_ea/native/step.h``), in one pass over memory, and so its derivative.
 
     For cotangents :math:`\bar y, \bar m, \bar l, \bar n` of the new y, velocity and look-ahead
     point and of the norm, with :math:`a` the mask of segments that move:

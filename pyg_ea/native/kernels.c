@@ -1,6 +1,6 @@
 /* What is in C, for CPUs: passes over the elements, steps of the solver. Called by __init__.py through
- * ctypes, without the interpreter's lock. Plain C. Python's headers, where they are, make of it a module that
- * can be imported like any other, which tools do that walk through a package; it holds nothing. */
+ * ctypes, without the interpreter's lock. Plain C. Python's headers, where they are, make of it a module
+ * that can be imported like any other, which tools do that walk through a package; it holds nothing. */
 
 #if defined __has_include
 #if __has_include(<Python.h>)

@@ -1,7 +1,8 @@
-/* The two passes of ../potentials/resnet_passes.py over the elements, with its names and formulas: forth() and
- * back(). Threads share the elements; each takes a block through the whole network, so that what lies
- * between two products stays in its cache. Sums over segments follow for a chunk of blocks at a time,
- * threads sharing its columns, so that no two add to one place and the order is always the same.
+/* The two passes over the elements, forth() and back(), with the names and formulas of
+ * ../potentials/resnet_passes.py. Threads share the elements; each takes a block through the whole
+ * network, so that what lies between two products stays in its cache. Sums over segments follow for a
+ * chunk of blocks at a time, threads sharing its columns, so that no two add to one place and the order
+ * is always the same.
  *
  * Included once for each REAL, after tanh_norm.h. wide = 2H, tail = H + 32, all = wide + tail.
  */

@@ -1,6 +1,6 @@
 /* tanh(LayerNorm(u)) row by row, its transposed derivative, and the derivatives of both: the formulas
- * of FusedTanhNorm in ../potentials/tanh_norm.py, each in one pass over memory. A row stays in the first cache
- * between the loops over it.
+ * of FusedTanhNorm in ../potentials/tanh_norm.py, each in one pass over memory. A row stays in the
+ * first cache between the loops over it.
  *
  * Included once for each REAL, with NAME(f) the name of f for it. All matrices have contiguous rows of
  * d values; where a stride is given, rows are that far apart, otherwise d. Where an index is given
@@ -13,7 +13,7 @@ typedef struct {
     int64_t stride;
     const REAL *gamma, *beta;
     REAL *t;       /* what at() leaves here */
-    REAL *of_rows; /* [4, rows]: mean, inverse deviation by at(); mean of du, its part along n by push() */
+    REAL *of_rows; /* [4, rows]: mean and inverse deviation by at(), mean of du and of du n by push() */
 } NAME(Stage);
 
 /* Mean and inverse deviation of four rows at a time, so that no sum waits for its own last addition;
