@@ -113,13 +113,13 @@ class StepByHand(torch.autograd.Function):
         call("step", y.dtype, *_division(y), gtol, lr, mu, y, momentum, g, *results)
         ctx.mark_non_differentiable(largest, diverged)
         ctx.gtol = gtol  # type: ignore[attr-defined]
-        ctx.save_for_backward(y, momentum, g, lr, mu, matrices[1], largest)
+        ctx.save_for_backward(momentum, g, lr, mu, matrices[1], largest)
         return results
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """See the class."""
-        y, momentum, g, lr, mu, velocity, largest = ctx.saved_tensors
+        momentum, g, lr, mu, velocity, largest = ctx.saved_tensors
         if torch.is_grad_enabled():
 
             def plain(
@@ -127,15 +127,16 @@ class StepByHand(torch.autograd.Function):
             ) -> tuple[Tensor, ...]:
                 return plain_step(y, m, g, lr, mu, ctx.gtol)[:4]
 
+            y = torch.zeros_like(g).requires_grad_()  # any: a step only adds to it
             inputs = y, momentum, g, lr, mu
             return *backward_by_autograd(plain, inputs, cotangents[:4]), None
         given = [cotangent.contiguous() for cotangent in cotangents[:4]]
-        results = [torch.empty_like(y) for _ in range(3)]
-        threads, *size = _division(y)
+        results = [torch.empty_like(g) for _ in range(3)]
+        threads, *size = _division(g)
         sums = torch.zeros(threads, 2, dtype=torch.float64)
         kept = momentum, g, velocity, largest
-        call("step_back", y.dtype, threads, *size, ctx.gtol, lr, mu, *kept, *given, *results, sums)
-        return *results, *sums.sum(dim=0).to(y.dtype), None
+        call("step_back", g.dtype, threads, *size, ctx.gtol, lr, mu, *kept, *given, *results, sums)
+        return *results, *sums.sum(dim=0).to(g.dtype), None
 
 
 def _division(y: Tensor) -> tuple[int, int, int]:
