@@ -1,5 +1,6 @@
 """Every published table is what the committed records give."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from benchmarks.records import read
 from benchmarks.report import report
 from experiments.median.study import report as report_median
 from experiments.molpcba.ablations.__main__ import report as report_study
+from experiments.molpcba.ablations.records import SHARED, Records
+from experiments.molpcba.ablations.study import Study
 from experiments.molpcba.summary import summarise
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +40,16 @@ def test_the_table_of_a_grid_of_runs_is_made_of_its_records(study, tmp_path):
     table = report_study(copy).strip()
     assert table == (study / "table.md").read_text().strip()
     assert table in (ROOT / "docs" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("study", ABLATIONS, ids=lambda p: p.name)
+def test_runs_have_the_settings_of_their_rows(study):
+    for run in Records.read(study).runs.itertuples():
+        row = Study.read(run.study).rows[run.row]
+        assert run.reference == row.reference
+        config = json.loads(run.config)
+        own = {k: v for k, v in row.settings.items() if v != config.get(SHARED.get(k))}
+        assert own.items() <= config.items(), run.row
 
 
 @pytest.mark.parametrize("published", MEDIANS, ids=lambda p: p.name)

@@ -61,6 +61,7 @@ class Config:
     # Equilibrium Aggregation
     steps: int = _setting(15, "inner steps of EA")
     eval_steps: int | None = _setting(None, "inner steps in evaluation; default: --steps")
+    ea_width: int | None = _setting(None, "size of the EA readout's vector; default: --width")
     potential_width: int | None = _setting(None, "width of EA's potential; default: --width")
     inner_lr: float = _setting(0.125, "inner step size at the start (it is trained)")
     inner_momentum: float = _setting(0.9, "inner momentum at the start (it is trained)")
@@ -127,11 +128,11 @@ class Config:
 
 _BOUNDS: tuple[tuple[tuple[str, ...], float, bool], ...] = (
     (
-        ("steps", "eval_steps", "potential_width", "width", "layers", "epochs", "batch_size"),
+        ("steps", "eval_steps", "ea_width", "potential_width", "width", "layers", "epochs"),
         1,
         False,
     ),
-    (("seeds", "devices", "nodes", "patience"), 1, False),
+    (("batch_size", "seeds", "devices", "nodes", "patience"), 1, False),
     (("lr", "ea_lr", "inner_lr", "regulariser", "inner_clip", "gradient_clip"), 0, True),
     (("seed", "split_seed", "head_width", "warmup", "weight_decay", "inner_gtol"), 0, False),
     (("aux_weight", "local_aux_weight"), 0, False),

@@ -132,14 +132,15 @@ def build_network(
             then loaded.
     """
     width = known(config.width)
+    ea_width = config.ea_width or width
 
     def ea() -> EAAggregation:
-        return build_aggregation(config, width)
+        return build_aggregation(config, width, ea_width)
 
     def local() -> str | Aggregation:
-        return ea() if config.local == "ea" else "sum"
+        return build_aggregation(config, width, width) if config.local == "ea" else "sum"
 
-    site = Site(width, ea, known(config.potential_width), config.steps, graph_sizes)
+    site = Site(width, ea, ea_width, known(config.potential_width), config.steps, graph_sizes)
     return MoleculeNetwork(
         convs=[LAYERS[config.model](width, local()) for _ in range(known(config.layers))],
         readout=build_readout(config.readout, site, norm=config.readout_norm == "layer"),
@@ -151,11 +152,11 @@ def build_network(
     )
 
 
-def build_aggregation(config: Config, width: int) -> EAAggregation:
-    """Equilibrium Aggregation from vectors of size ``width`` to one, as configured."""
+def build_aggregation(config: Config, width: int, ea_width: int) -> EAAggregation:
+    """Equilibrium Aggregation from vectors of size ``width`` to one of ``ea_width``."""
     return EAAggregation(
         width,
-        width,
+        ea_width,
         config.potential_width,
         config.steps,
         config.eval_steps,

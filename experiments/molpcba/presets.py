@@ -36,6 +36,7 @@ def resolve(config: Config, data_name: str) -> Config:
     return replace(
         resolved,
         ea_lr=resolved.ea_lr if _has_ea(resolved) else None,
+        ea_width=_ea_width(resolved),
         eval_steps=resolved.eval_steps or resolved.steps,
         potential_width=resolved.potential_width or resolved.width,
         name=name,
@@ -59,6 +60,12 @@ def default_name(config: Config, data_name: str) -> str:
     if config.local == "ea":
         parts.append(f"local-ea{config.steps}")
     return "-".join([*parts, f"seed{config.seed}"])
+
+
+def _ea_width(config: Config) -> int | None:
+    """None without a readout that it is the size of."""
+    there = set(parts_of(config.readout)).intersection(ITERATIVE)
+    return (config.ea_width or config.width) if there else None
 
 
 def _has_ea(config: Config) -> bool:

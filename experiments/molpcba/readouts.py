@@ -22,6 +22,7 @@ class Site:
     Args:
         width: size of node features.
         ea: makes the layer of Equilibrium Aggregation.
+        ea_width: size of its result, and of that of PyG's.
         potential_width: of PyG's EA, as of ours.
         steps: of PyG's EA, as of ours.
         graph_sizes: number of nodes of each training graph, which PNA's scalers are relative to;
@@ -30,6 +31,7 @@ class Site:
 
     width: int
     ea: Callable[[], EAAggregation]
+    ea_width: int
     potential_width: int
     steps: int
     graph_sizes: Tensor | None = None
@@ -40,8 +42,8 @@ class Part:
     """One aggregation of a readout."""
 
     build: Callable[[Site], Aggregation]
-    multiple: int = 1
-    """Size of its output, in multiples of the width."""
+    size: Callable[[Site], int] = lambda site: site.width
+    """Size of its output."""
 
 
 class PyGEquilibriumAggregation(aggr.EquilibriumAggregation):
@@ -49,8 +51,9 @@ class PyGEquilibriumAggregation(aggr.EquilibriumAggregation):
     gradients, and its three biases that cannot get a gradient are not trained.
     """
 
-    def __init__(self, width: int, potential_width: int, steps: int) -> None:
-        super().__init__(width, width, [2 * potential_width, potential_width], grad_iter=steps)
+    def __init__(self, site: Site) -> None:
+        layers = [2 * site.potential_width, site.potential_width]
+        super().__init__(site.width, site.ea_width, layers, grad_iter=site.steps)
         for linear in (self.potential.layers[-1], *self.potential.res_trans[-2:]):
             linear.bias.requires_grad_(False)
 
@@ -93,19 +96,19 @@ def _pna(site: Site) -> Aggregation:
 
 
 PARTS: dict[str, Part] = {
-    "ea": Part(lambda site: site.ea()),
+    "ea": Part(lambda site: site.ea(), size=lambda site: site.ea_width),
     "sum": Part(lambda site: aggr.SumAggregation()),
     "mean": Part(lambda site: aggr.MeanAggregation()),
     "max": Part(lambda site: aggr.MaxAggregation()),
     "median": Part(lambda site: aggr.MedianAggregation()),
     "softmax": Part(lambda site: aggr.SoftmaxAggregation(learn=True, channels=site.width)),
     "attention": Part(_attention),
-    "set2set": Part(lambda site: aggr.Set2Set(site.width, processing_steps=3), multiple=2),
-    "set-transformer": Part(_pooling_by_attention),
-    "pna": Part(_pna, multiple=12),
-    "pyg-ea": Part(
-        lambda site: PyGEquilibriumAggregation(site.width, site.potential_width, site.steps)
+    "set2set": Part(
+        lambda site: aggr.Set2Set(site.width, processing_steps=3), size=lambda site: 2 * site.width
     ),
+    "set-transformer": Part(_pooling_by_attention),
+    "pna": Part(_pna, size=lambda site: 12 * site.width),
+    "pyg-ea": Part(PyGEquilibriumAggregation, size=lambda site: site.ea_width),
 }
 """``--readout`` is one of these names, or several joined by ``+``."""
 
@@ -140,6 +143,6 @@ def build_readout(readout: str, site: Site, norm: bool = True) -> NormedMultiAgg
     parts = [PARTS[name] for name in parts_of(readout)]
     return NormedMultiAggregation(
         [part.build(site) for part in parts],
-        [part.multiple * site.width for part in parts],
+        [part.size(site) for part in parts],
         nn.LayerNorm if norm else nn.Identity,
     )

@@ -39,6 +39,7 @@ def test_flags_win_over_the_yaml_file(tmp_path, order):
     ("argv", "names"),
     [
         (["--steps", "0"], "--steps must be 1 or more, got 0"),
+        (["--ea-width", "0"], "--ea-width must be 1 or more, got 0"),
         (["--nonsense", "3"], "--nonsense"),
         (["--readout", "medain"], "--readout must be parts joined by '+', each one of ea, sum,"),
         (["--readout", "ea+ea"], "--readout has 'ea' more than once: 'ea+ea'"),
@@ -103,6 +104,21 @@ def test_what_is_given_wins_over_the_preset():
     resolved = resolve(given, "embedded-nci")
     assert (resolved.width, resolved.lr, resolved.eval_steps) == (20, 0.3, 2)
     assert (resolved.potential_width, resolved.layers, resolved.name) == (20, 5, "x")
+
+
+@pytest.mark.parametrize(
+    ("given", "ea_width"),
+    [
+        (Config(width=8, ea_width=24), 24),
+        (Config(width=8, ea_width=24, readout="pyg-ea+sum"), 24),
+        (Config(width=8, preset="reference"), 8),
+        (Config(width=8, ea_width=24, readout="mean", local="ea"), None),
+    ],
+)
+def test_the_size_of_ea_s_vector_is_none_where_it_decides_nothing(given, ea_width):
+    resolved = resolve(given, "a")
+    assert resolved.ea_width == ea_width
+    assert resolve(resolved, "a") == resolved
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from experiments.molpcba.presets import resolve
 from experiments.molpcba.readouts import PARTS, PyGEquilibriumAggregation, Site, build_readout
 from pyg_ea import Truncated, auxiliary_loss
 
-SMALL = Config(width=12, layers=2, steps=3, dropout=0.0, epochs=1, batch_size=8, lr=0.01)
+SMALL = Config(
+    width=12, ea_width=12, layers=2, steps=3, dropout=0.0, epochs=1, batch_size=8, lr=0.01
+)
 
 
 def network(tasks: int = 3, **settings):
@@ -73,12 +75,25 @@ def test_each_readout_gives_finite_logits_and_gradients(readout, batch):
         if parameter.requires_grad:
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
-    assert model.readout.out_channels == sum(PARTS[p].multiple for p in readout.split("+")) * 12
+    assert model.head.in_features == {
+        "set2set": 24,
+        "pna": 144,
+        "ea+mean+sum+max": 48,
+        "set2set+ea": 36,
+    }.get(readout, 12)
+
+
+@pytest.mark.parametrize("readout", ["ea", "pyg-ea", "ea+mean"])
+def test_ea_width_is_the_size_of_ea_s_vector_alone(readout, batch):
+    net = network(readout=readout, ea_width=20, local="ea")
+    assert net(batch).shape == (12, 3)
+    assert net.head.in_features == (32 if readout == "ea+mean" else 20)
+    assert {layer.out_channels for layer in ea_layers(net.convs).values()} == {12}
 
 
 def test_parts_stand_side_by_side_each_behind_its_own_norm():
     x, batch = torch.randn(7, 4), torch.tensor([0, 0, 0, 1, 1, 1, 1])
-    site = Site(4, ea=None, potential_width=4, steps=1)
+    site = Site(4, ea=None, ea_width=4, potential_width=4, steps=1)
     together = build_readout("mean+sum", site)(x, batch)
     for i, part in enumerate(("mean", "sum")):
         plain = build_readout(part, site, norm=False)(x, batch)
@@ -98,8 +113,8 @@ def test_pna_s_scalers_are_relative_to_the_training_graphs(batch):
 
 def test_pyg_s_ea_is_pyg_s():
     torch.manual_seed(0)
-    ours = PyGEquilibriumAggregation(4, 3, steps=2)
-    theirs = EquilibriumAggregation(4, 4, [6, 3], grad_iter=2)
+    ours = PyGEquilibriumAggregation(Site(4, ea=None, ea_width=5, potential_width=3, steps=2))
+    theirs = EquilibriumAggregation(4, 5, [6, 3], grad_iter=2)
     theirs.load_state_dict(ours.state_dict())
     x, batch = torch.randn(7, 4), torch.tensor([0, 0, 0, 1, 1, 1, 1])
     expected = theirs(x, batch)

@@ -25,6 +25,9 @@ LAST = 4
 PLACES = ("root", "csv", "runs_dir", "name", "resume", "seeds")
 """Settings that say where a run lies, not what it is."""
 
+SHARED = {"ea_lr": "lr", "ea_width": "width"}
+"""EA's own settings, left out where they are those of the rest of the network."""
+
 COLUMNS = {
     "format": "int", "study": "str", "row": "str", "reference": "str", "seed": "int",
     "metric": "str", "valid": "float", "test": "float", "test_last": "float",
@@ -140,9 +143,9 @@ class Records:
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that say what a run is; EA's learning rate only where it is one of its own."""
-    silent = {*PLACES, "ea_lr"} if config.get("ea_lr") == config.get("lr") else PLACES
-    return {key: value for key, value in config.items() if key not in silent}
+    """The settings that say what a run is."""
+    shared = {own for own, common in SHARED.items() if config.get(own) == config.get(common)}
+    return {key: value for key, value in config.items() if key not in {*PLACES, *shared}}
 
 
 def check_equal(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from experiments.molpcba.ablations import workers
-from experiments.molpcba.ablations.records import Records
+from experiments.molpcba.ablations.records import Records, without_places
 from experiments.molpcba.errors import UserError
 from experiments.molpcba.training import MoleculeTraining
 from tests.molpcba.ablations.tiny import RUNS, TINY, table
@@ -83,6 +83,13 @@ def test_runs_of_another_study_with_the_same_settings_serve_here_too(
     assert differ == {"study", "row"}
     call("--rows", "slower", *command, study="other")  # nothing has those settings
     assert made == ["slower-seed0"]
+
+
+def test_what_ea_shares_with_the_rest_of_the_network_is_no_setting_of_a_run():
+    network = {"lr": 0.1, "width": 8}
+    assert without_places(network | {"ea_lr": 0.1, "ea_width": 8}) == network
+    own = network | {"ea_lr": 0.01, "ea_width": 24}
+    assert without_places(own | {"root": "here"}) == own
 
 
 def test_interrupted_it_goes_on_to_the_same_records(call, tmp_path, monkeypatch, capsys):
