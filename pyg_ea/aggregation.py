@@ -44,7 +44,8 @@ class EAAggregation(Aggregation):
     Args:
         in_channels: size :math:`D_x` of an element.
         out_channels: size :math:`D_y` of the result.
-        hidden_channels: width :math:`H` of the default potential; ``out_channels`` if not given.
+        hidden_channels: width :math:`H` of the default potential, which the time goes with,
+            squared; ``out_channels`` if not given.
         steps: solver steps :math:`T`. Time is proportional to it, and so is memory in training
             unless ``adjoint`` says otherwise.
         eval_steps: solver steps in eval mode; ``steps`` if not given. More help a loop that

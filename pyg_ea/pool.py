@@ -13,14 +13,16 @@ from pyg_ea.solver import NesterovSolver
 class EAGlobalPool(nn.Module):
     r"""One vector for each graph, by :class:`EAAggregation` over its nodes.
 
-    Takes the place of ``global_add_pool`` and its like. A norm between the result and the head
-    (``torch.nn.LayerNorm(out_channels)``) helps training; the auxiliary loss
-    (:func:`auxiliary_loss`) keeps the solver near a minimum.
+    Takes the place of ``global_add_pool`` and its like. A wide result helps and costs little, some
+    three to six times ``hidden_channels``; so does a norm between it and the head
+    (``torch.nn.LayerNorm(out_channels)``). The auxiliary loss (:func:`auxiliary_loss`) keeps the
+    solver near a minimum.
 
     Args:
         in_channels: size of a node's features.
         out_channels: size of the graph's vector.
-        hidden_channels: width of the potential; ``out_channels`` if not given.
+        hidden_channels: width of the potential, which the time goes with, squared;
+            ``out_channels`` if not given.
         steps: solver steps.
         eval_steps: solver steps in eval mode; ``steps`` if not given.
         potential, prior, solver, adjoint, scaling: see :class:`EAAggregation`.
@@ -31,9 +33,9 @@ class EAGlobalPool(nn.Module):
         - **output:** :math:`(S, D_y)`
 
     Example:
-        >>> pool = EAGlobalPool(64, 128, hidden_channels=64, steps=5)
+        >>> pool = EAGlobalPool(64, 384, hidden_channels=64, steps=5)
         >>> pool(torch.randn(10, 64), torch.tensor([0] * 4 + [1] * 6)).shape
-        torch.Size([2, 128])
+        torch.Size([2, 384])
     """
 
     def __init__(
