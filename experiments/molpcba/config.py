@@ -61,7 +61,9 @@ class Config:
     # Equilibrium Aggregation
     steps: int = _setting(15, "inner steps of EA")
     eval_steps: int | None = _setting(None, "inner steps in evaluation; default: --steps")
-    ea_width: int | None = _setting(None, "size of the EA readout's vector; default: --width")
+    ea_width: int | None = _setting(
+        None, "size of the EA readout's vector; follows the preset, without one --width"
+    )
     potential_width: int | None = _setting(None, "width of EA's potential; default: --width")
     inner_lr: float = _setting(0.125, "inner step size at the start (it is trained)")
     inner_momentum: float = _setting(0.9, "inner momentum at the start (it is trained)")

@@ -152,11 +152,11 @@ def build_network(
     )
 
 
-def build_aggregation(config: Config, width: int, ea_width: int) -> EAAggregation:
-    """Equilibrium Aggregation from vectors of size ``width`` to one of ``ea_width``."""
+def build_aggregation(config: Config, in_channels: int, out_channels: int) -> EAAggregation:
+    """Equilibrium Aggregation between vectors of these sizes, as configured."""
     return EAAggregation(
-        width,
-        ea_width,
+        in_channels,
+        out_channels,
         config.potential_width,
         config.steps,
         config.eval_steps,
