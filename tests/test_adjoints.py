@@ -107,7 +107,7 @@ def gradients(layer: EAAggregation, norms: bool = True) -> tuple[Tensor, dict[st
     generator = torch.Generator().manual_seed(5)
     loss = (torch.randn(y.shape, dtype=y.dtype, generator=generator) * y).sum()
     if norms:
-        loss = loss + layer.solution.path_norm.sum() + auxiliary_loss(layer)
+        loss = loss + layer.solution.path_mean_square.sum() + auxiliary_loss(layer)
     names = ["x", *(name for name, _ in layer.named_parameters())]
     wanted = torch.autograd.grad(loss, [x, *layer.parameters()], allow_unused=True)
     return y.detach(), {

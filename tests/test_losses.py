@@ -10,7 +10,7 @@ from tests.test_reference import INDEX, NUM_SEGMENTS, Setting, elements, make_la
 from tests.test_reference import reference_parameters as parameters_of
 
 
-@pytest.mark.parametrize(("reading", "norm"), [("final", "final_norm"), ("path", "path_norm")])
+@pytest.mark.parametrize(("reading", "norm"), [("final", "gradient_mean_square"), ("path", "path_mean_square")])
 def test_is_the_reference_s_norm_averaged_over_non_empty_segments(reading, norm) -> None:
     setting = Setting(steps=4)
     layer = make_layer((3, 5, 4), setting)

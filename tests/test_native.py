@@ -9,10 +9,10 @@ import types
 
 import pytest
 import torch
-
-from pyg_ea import EAAggregation, native
 from pyg_ea.potentials.native_passes import NativePasses, passes_for
 from pyg_ea.potentials.resnet_passes import FromSegments, Passes, Weights
+
+from pyg_ea import EAAggregation, native
 
 built = pytest.mark.skipif(native.LIBRARY is None, reason="the C kernels were not built")
 

@@ -58,10 +58,10 @@ class InnerLoopMeter:
 
 @torch.no_grad()
 def _sums(layer: EAAggregation) -> Tensor:
-    solution, occupied = layer.solution, layer.occupied
+    solution, occupied = layer.solution, layer.solution.occupied
     columns = [
-        torch.ones_like(solution.final_norm),
-        solution.final_norm.detach(),
+        torch.ones_like(solution.gradient_mean_square),
+        solution.gradient_mean_square.detach(),
         solution.steps,
         solution.converged,
         solution.diverged,

@@ -102,7 +102,7 @@ class MoleculeTraining(L.LightningModule):
         """Appends the auxiliary loss of ``network.part``, summed over its segments."""
         module = getattr(self.network, part)
         layer = next(iter(ea_layers(module).values()))
-        count = layer.occupied.sum()
+        count = layer.solution.occupied.sum()
         terms.append(auxiliary_loss(module, self.config.aux_reading) * count)
         counts.append(count)
         weights.append(weight or 0.0)

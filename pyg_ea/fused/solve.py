@@ -15,7 +15,7 @@ from pyg_ea.energy import Energy, L2Prior, NoPrior
 from pyg_ea.fused import native
 from pyg_ea.fused.native import NativeSolve
 from pyg_ea.fused.problem import Problem, Settings
-from pyg_ea.fused.torch_solve import Elements, TorchSolve
+from pyg_ea.fused.torch_solve import TorchSolve
 from pyg_ea.potentials.resnet import BoundResNet, gradient_in_y
 from pyg_ea.segments import Segments
 from pyg_ea.solver import NesterovSolver, Solution, nesterov_step

@@ -205,7 +205,7 @@ def test_meter_averages_over_segments_not_batches(tiny_data):
     norms = []
     for index in (torch.arange(3), torch.arange(3, 20)):
         net(tiny_data.graphs.batch(index))
-        norms.append(layer.solution.final_norm.detach())
+        norms.append(layer.solution.gradient_mean_square.detach())
         meter.update()
     row = meter.compute()
     assert row["readout_gradient"] == pytest.approx(float(torch.cat(norms).mean().sqrt()))
