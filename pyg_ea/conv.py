@@ -14,8 +14,8 @@ from torch_geometric.nn.inits import reset
 
 from pyg_ea.adjoints import Adjoint
 from pyg_ea.aggregation import EAAggregation
-from pyg_ea.checks import positive_integer
-from pyg_ea.edges import Edges, reads_values
+from pyg_ea.checks import positive_integer, reads_values
+from pyg_ea.edges import Edges
 from pyg_ea.energy import Scaling
 from pyg_ea.forms import Form, make_form
 from pyg_ea.solver import NesterovSolver
@@ -229,7 +229,7 @@ class EAConv(MessagePassing):
                     )
         receivers = sources if receivers is None else receivers  # as PyG does
         edges = replace(edges, size=(sources, receivers), is_bipartite=is_bipartite)
-        if reads_values(edges.edge_index, self.validate):
+        if reads_values(self.validate, edges.edge_index):
             edges.check_range()
             if edges.values is not None and edges.values.dim() == 1 and (edges.values != 1).any():
                 raise ValueError(

@@ -377,7 +377,7 @@ def test_receivers_without_features() -> None:
     assert conv((left, None), BIPARTITE).shape == (4, 5)  # without a size: as many as sources
     assert torch.equal(conv((left, None), EdgeIndex(BIPARTITE, sparse_size=(4, 3))), out)
     adj_t = torch.sparse_coo_tensor(BIPARTITE.flip(0), torch.ones(4), (3, 4), check_invariants=True)
-    torch.testing.assert_close(conv((left, None), adj_t.coalesce()), out)  # edges in another order
+    torch.testing.assert_close(conv((left, None), adj_t.coalesce()), out)
 
 
 @pytest.mark.parametrize("form", ["gin", "gcn"])
