@@ -135,8 +135,8 @@ class FusedSolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the tensors of :class:`Problem`."""
-        size = len(Problem._fields)
-        problem, saved = Problem(*ctx.saved_tensors[:size]), ctx.saved_tensors[size:]
+        size, tensors = len(Problem._fields), ctx.saved_tensors  # checkpoint lets them be read once
+        problem, saved = Problem(*tensors[:size]), tensors[size:]
         constants = len(Problem._fields) - len(_differentiable(problem))
         if torch.is_grad_enabled():
             gradients = _backward_by_autograd(problem, ctx.settings, cotangents[:4])
