@@ -108,7 +108,7 @@ def test_closed_form_equals_autograd_equals_reference(case) -> None:
 @given(st.lists(st.integers(0, 4), max_size=6))
 def test_segments_from_ptr_are_those_from_index(sizes) -> None:
     ptr = torch.tensor([0, *sizes]).cumsum(0)
-    segments = Segments.from_ptr(ptr)
+    segments = Segments.from_ptr(ptr, sum(sizes))
     assert segments.num_segments == len(sizes)
     assert segments.count.tolist() == sizes
     values = torch.arange(float(sum(sizes)))[:, None]

@@ -19,7 +19,7 @@ from pyg_ea.fused.torch_solve import TorchSolve
 from pyg_ea.potentials.resnet import BoundResNet, gradient_in_y
 from pyg_ea.segments import Segments
 from pyg_ea.solver import NesterovSolver, Solution, nesterov_step
-from pyg_ea.tensors import is_wrapped
+from pyg_ea.tensors import autocasts, is_wrapped
 
 BackendName = Literal["auto", "native", "torch", "plain"]
 Backend = NativeSolve | TorchSolve
@@ -70,7 +70,7 @@ def is_supported(solver: NesterovSolver, energy: Energy, y: Tensor) -> bool:
         and type(solver) is NesterovSolver
         and type(prior) in (L2Prior, NoPrior)
         and not energy.scale.requires_grad
-        and not torch.is_autocast_enabled(y.device.type)
+        and not autocasts(y)
         and y.dtype in native.DTYPES
         and all(
             tensor.dtype == y.dtype
