@@ -8,7 +8,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from pyg_ea.potentials.resnet_passes import OUTPUTS
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +19,8 @@ from benchmarks.records import Recorder
 from benchmarks.sections import Plan, row
 from benchmarks.timing import Clock, LayerTimer, backward
 from benchmarks.workloads import LOCAL_100, READOUT_64, READOUT_300, Workload
-from pyg_ea import native
+from pyg_ea.fused import native
+from pyg_ea.potentials.resnet import OUTPUTS
 
 SECTION = "limit"
 CONTESTANTS = ("unrolled", "truncated-3", "pyg", "listing")
@@ -106,7 +106,7 @@ def _measure_contestant(
     def step() -> None:
         backward(contestant.forward(timer.layer, x, index, workload.segments))
 
-    # By torch, where a dispatch mode sees them; the passes in C take the same products.
+    # By torch, where a dispatch mode sees them; the C code takes the same products.
     with mock.patch.object(native, "LIBRARY", None), ProductCounter() as counter:
         step()
     add("products", counter.total / 1e9, "GFLOP")

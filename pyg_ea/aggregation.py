@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
@@ -120,7 +121,7 @@ class EAAggregation(Aggregation):
         self.scaling = scaling
         self.validate = validate
         self._solutions: list[Solution] = []
-        self._pass: FrameType | None = None
+        self._pass: weakref.ref[ForwardPass] | None = None
 
     def reset_parameters(self) -> None:
         """Re-initialises potential, prior and solver, and forgets the last solution."""
@@ -248,9 +249,9 @@ class EAAggregation(Aggregation):
         elif torch.compiler.is_compiling():
             self._solutions = [solution]
         else:
-            call = _outermost_call()
-            if call is None or call is not self._pass:
-                self._solutions, self._pass = [], call
+            running = _running_pass()
+            if self._pass is None or self._pass() is not running:
+                self._solutions, self._pass = [], weakref.ref(running)
             self._solutions.append(solution)
 
     def _energy(self, x: Tensor, segments: Segments) -> Energy:
@@ -268,9 +269,7 @@ class EAAggregation(Aggregation):
         check_elements(x, dim, self.in_channels, self.potential, self.validate)
         x = x.movedim(dim, -2)
         leading = x.shape[:-2]
-        segments = checked_segments(
-            x.shape[-2], index, ptr, dim_size, x.device, self.validate
-        )
+        segments = checked_segments(x.shape[-2], index, ptr, dim_size, x.device, self.validate)
         tiled = segments.tiled(leading.numel())
         return x.reshape(-1, x.shape[-1]), tiled, leading, segments.num_segments
 
@@ -317,15 +316,21 @@ def _with_divergence(solution: Solution, energy: Energy, start: Tensor) -> Solut
     return solution._replace(diverged=diverged)
 
 
-def _outermost_call() -> FrameType | None:
-    """The frame of the outermost running call of a module, which stands for one forward pass."""
+class ForwardPass:
+    """Stands for one forward pass: the outermost running call of a module. Lives as long as it."""
+
+
+def _running_pass() -> ForwardPass:
+    """The running forward pass. It is tied to the keyword arguments of ``Module.__call__`` of the
+    outermost module, a dictionary that each call has for itself and that is not read any more.
+    """
     frame: FrameType | None = sys._getframe(1)
-    outermost = None
+    outermost: dict[str, Any] = {}
     while frame is not None:
-        if frame.f_code is nn.Module._call_impl.__code__:
-            outermost = frame
+        if frame.f_code is nn.Module._wrapped_call_impl.__code__:
+            outermost = frame.f_locals["kwargs"]
         frame = frame.f_back
-    return outermost
+    return outermost.setdefault("pyg_ea_forward_pass", ForwardPass())
 
 
 def _user_level() -> int:

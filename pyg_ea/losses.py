@@ -83,9 +83,7 @@ def _last_solutions(model: nn.Module) -> list[Solution]:
 
 
 def _loss(solution: Solution, reading: str) -> Tensor:
-    if reading == "final":
-        mean_square = solution.gradient_mean_square
-    else:
-        mean_square = solution.path_mean_square
+    final, path = solution.gradient_mean_square, solution.path_mean_square
+    mean_square = final if reading == "final" else path
     occupied = solution.occupied
     return torch.where(occupied, mean_square, 0.0).sum() / occupied.sum().clamp(min=1)

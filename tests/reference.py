@@ -21,7 +21,8 @@ LAYER_NORM_EPSILON = 1e-5
 class ReferenceSolution:
     """What Listing 2 returns for S segments.
 
-    ``y [S, Dy]``; ``gradient_mean_square [S]``: mean_d g_T^2; ``path_mean_square [S]``: its sum over all steps;
+    ``y [S, Dy]``; ``gradient_mean_square [S]``: mean_d g_T^2; ``path_mean_square [S]``: its sum
+    over all steps;
     ``gradient_max [S]``: max_d |g_T|; ``active [T, S]``: which segments moved in which step.
     """
 

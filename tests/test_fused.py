@@ -42,9 +42,7 @@ ADJOINTS = [Unrolled(), Checkpointed(), Truncated(2)]
 RULES = {"free": (0.0, None), "gtol-and-clip": (0.3, 0.2)}
 
 needs_native = pytest.mark.skipif(native.LIBRARY is None, reason="the C code was not built")
-backends = pytest.mark.parametrize(
-    "backend", [pytest.param("native", marks=needs_native), "torch"]
-)
+backends = pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_native), "torch"])
 
 
 @pytest.fixture(params=[1, 3], ids="{}-threads".format)

@@ -50,7 +50,9 @@ def test_operands_of_another_dtype_are_refused(name) -> None:
 @pytest.mark.parametrize("index", [[0, 0, 1, 1, 2, 3], [0, 0, 1, 1, 2, -4], [0, 0, 1, 1, 2, 2**40]])
 def test_an_index_out_of_range_is_an_error(index) -> None:
     with pytest.raises((IndexError, RuntimeError, ValueError)):
-        NativeSolve().forward(problem()._replace(index=torch.tensor(index)), SETTINGS, save=True)
+        NativeSolve().forward(
+            problem()._replace(segment_index=torch.tensor(index)), SETTINGS, save=True
+        )
 
 
 @built
@@ -66,8 +68,16 @@ def test_the_c_code_itself_refuses_boundaries_that_do_not_cover_the_elements(ptr
 @built
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("steps", 0), ("hidden", 0), ("channels", 2**40), ("threads", 0), ("elements", -1)]
-    + [("saved_steps", 3), ("interval", 3), ("segments", -1)],
+    [
+        ("steps", 0),
+        ("hidden", 0),
+        ("channels", 2**40),
+        ("threads", 0),
+        ("elements", -1),
+        ("segments", -1),
+        ("saved_steps", 3),
+        ("interval", 3),
+    ],
 )
 def test_the_c_code_itself_refuses_sizes_out_of_range(field, value) -> None:
     call = native._Call(problem(), SETTINGS)

@@ -3,9 +3,10 @@ r"""Work on the elements in torch operations, for every device: the gradient and
 Notation is that of :class:`pyg_ea.potentials.resnet.BoundResNet`. For a cotangent :math:`\dot y` of
 the gradient :math:`G(y)`,
 :math:`\langle \dot y, G \rangle = \tfrac{2}{32} \sum_i \langle o_i, \dot o_i \rangle` with
-:math:`\dot o` the derivative of :math:`o` along :math:`\dot y`. So backward runs the network forward
-once more, for tangents (dotted), and then backward through values and tangents. :math:`\delta`, known
-from the gradient itself, is the cotangent of the tangents, and :math:`\eta` that of the values:
+:math:`\dot o` the derivative of :math:`o` along :math:`\dot y`. So backward runs the network
+forward once more, for tangents (dotted), and then backward through values and tangents.
+:math:`\delta`, known from the gradient itself, is the cotangent of the tangents, and :math:`\eta`
+that of the values:
 
 .. math::
     \dot u &= A_y \dot y, \quad [\dot v_2, \dot v_3] = B \dot t_1, \quad

@@ -10,7 +10,7 @@ from pyg_ea.potentials.resnet import Composed
 
 
 class Problem(NamedTuple):
-    """Tensors that a solve of Listing 1 depends on, of one dtype but ``index``."""
+    """Tensors that a solve of Listing 1 depends on, of one dtype but ``segment_index``."""
 
     start: Tensor
     """``[S, D]``, y before the first step."""
@@ -29,7 +29,7 @@ class Problem(NamedTuple):
     beta2: Tensor
     scale: Tensor
     """``[S]``, without a gradient."""
-    index: Tensor
+    segment_index: Tensor
     """``[N]``, int64: segment of each element."""
 
     @property

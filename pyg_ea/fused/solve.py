@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from pyg_ea.energy import Energy, L2Prior, NoPrior
@@ -65,19 +65,21 @@ def is_supported(solver: NesterovSolver, energy: Energy, y: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _chosen.get() == "plain":
         return False
     bound, prior = energy.potential, energy.prior
-    return (
+    if not (
         isinstance(bound, BoundResNet)
         and type(solver) is NesterovSolver
+        and isinstance(prior, nn.Module)
         and type(prior) in (L2Prior, NoPrior)
-        and not energy.scale.requires_grad
+    ):
+        return False
+    small = (solver.raw_lr, solver.raw_momentum, *prior.parameters())
+    tensors = (bound.fixed, *bound.weights, *small, energy.scale)
+    return (
+        not energy.scale.requires_grad
         and not autocasts(y)
         and y.dtype in native.DTYPES
-        and all(
-            tensor.dtype == y.dtype
-            for tensor in (bound.fixed, *bound.weights, solver.raw_lr, energy.scale)
-        )
-        and all(parameter.dtype == y.dtype for parameter in prior.parameters())
-        and not any(map(is_wrapped, (bound.fixed, solver.raw_lr, *prior.parameters())))
+        and all(tensor.dtype == y.dtype for tensor in tensors)
+        and not any(map(is_wrapped, tensors))
     )
 
 
@@ -98,9 +100,7 @@ def solve(
     prior = energy.prior
     decay = prior.weight if isinstance(prior, L2Prior) else y.new_zeros(())
     fixed, weights, index = bound.fixed, bound.weights, bound.segments.index
-    problem = Problem(
-        y, solver.lr, solver.momentum, decay, fixed, *weights, energy.scale, index
-    )
+    problem = Problem(y, solver.lr, solver.momentum, decay, fixed, *weights, energy.scale, index)
     last = steps if last is None else min(last, steps)
     settings = Settings(steps, solver.gtol, solver.clip, last, recompute)
     backend: Backend
@@ -155,7 +155,7 @@ class FusedSolve(torch.autograd.Function):
 
 def plain_solve(problem: Problem, settings: Settings) -> Solution:
     """The same in plain operations, differentiable at every order."""
-    segments = Segments(problem.index, len(problem.start))
+    segments = Segments(problem.segment_index, len(problem.start))
 
     def gradient(y: Tensor) -> Tensor:
         potential = gradient_in_y(y, problem.fixed, segments, problem.weights)
@@ -163,7 +163,9 @@ def plain_solve(problem: Problem, settings: Settings) -> Solution:
 
     state = Solution.at_rest(problem.start)
     for t in range(settings.steps):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and t >= settings.steps - settings.last):
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and t >= settings.steps - settings.last
+        ):
             constants = problem.lr, problem.momentum, settings.gtol, settings.clip
             state, _ = nesterov_step(gradient, state, *constants)
     return state
@@ -182,11 +184,9 @@ def _backward_by_autograd(
     With respect to aliases of the inputs: one of them may have been computed from another.
     """
     aliases = [tensor.view_as(tensor) for tensor in _differentiable(problem)]
-    solution = plain_solve(Problem(*aliases, *problem[-2:]), settings)
+    solution = plain_solve(Problem._make([*aliases, *problem[-2:]]), settings)
     wanted = [tensor for tensor in aliases if tensor.requires_grad]
     found = iter(
-        torch.autograd.grad(
-            solution[:4], wanted, cotangents, create_graph=True, allow_unused=True
-        )
+        torch.autograd.grad(solution[:4], wanted, cotangents, create_graph=True, allow_unused=True)
     )
     return [next(found) if tensor.requires_grad else None for tensor in aliases]

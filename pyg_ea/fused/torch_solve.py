@@ -1,4 +1,4 @@
-r"""The fused solve in torch operations, for every device: the steps forward, and the steps backward.
+r"""The fused solve in torch operations, for every device: steps forward and steps backward.
 
 For cotangents :math:`\bar y, \bar m` after a step and :math:`\bar n` of the mean square of its
 gradient, with :math:`a` the mask of segments that move and :math:`y` not clipped:
@@ -16,7 +16,7 @@ with :math:`l = y + \mu m` the look-ahead point and :math:`m` the velocity befor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +34,10 @@ class Elements(NamedTuple):
     backward: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = elements.backward
 
     @classmethod
-    def compiled(cls, **options: object) -> Elements:
+    def compiled(cls, **options: Any) -> Elements:
         """Both functions through ``torch.compile`` with these options."""
-        return cls(*(torch.compile(function, **options) for function in cls()))
+        forward, backward = cls()
+        return cls(torch.compile(forward, **options), torch.compile(backward, **options))
 
 
 class Step(NamedTuple):
@@ -93,28 +94,25 @@ class TorchSolve:
                 state = Solution.at_rest(parts[0])._replace(momentum=parts[1])
                 _, step = self._step(problem, settings, state)
             else:
-                step = Step(*parts[:5], Activations(*parts[5:]))
+                step = Step._make([*parts[:5], Activations(*parts[5:])])
             to_square = to_path + to_last if t == settings.last - 1 else to_path
             to_y, to_m = self._step_backward(problem, settings, step, to_y, to_m, to_square, sums)
         return sums._replace(start=to_y)
 
-    def _step(
-        self, problem: Problem, settings: Settings, state: Solution
-    ) -> tuple[Solution, Step]:
-        from_y = total = activations = None
+    def _step(self, problem: Problem, settings: Settings, state: Solution) -> tuple[Solution, Step]:
+        of_elements: list[Any] = []
 
         def gradient(ahead: Tensor) -> Tensor:
-            nonlocal from_y, total, activations
             from_y = ahead @ problem.a_y.T
-            total, activations = self.elements.forward(
-                from_y, problem.fixed, problem.index, problem.weights
-            )
+            elements = problem.fixed, problem.segment_index, problem.weights
+            total, activations = self.elements.forward(from_y, *elements)
+            of_elements[:] = total, from_y, activations
             prior = 2 * problem.decay * ahead
             return problem.scale[:, None] * torch.addmm(prior, total, problem.a_y)
 
         constants = problem.lr, problem.momentum, settings.gtol, settings.clip
         after, g = nesterov_step(gradient, state, *constants)
-        return after, Step(state.y, state.momentum, g, total, from_y, activations)
+        return after, Step(state.y, state.momentum, g, *of_elements)
 
     def _step_backward(
         self,
@@ -138,7 +136,12 @@ class TorchSolve:
         dy = problem.scale[:, None] * to_g
         from_dy = dy @ problem.a_y.T
         h_total, h, d_weights = self.elements.backward(
-            step.from_y, from_dy, problem.fixed, problem.index, problem.weights, step.activations
+            step.from_y,
+            from_dy,
+            problem.fixed,
+            problem.segment_index,
+            problem.weights,
+            step.activations,
         )
         ahead = torch.addcmul(step.y, mu, step.momentum)
         to_ahead = torch.addmm(2 * decay * dy, h_total, problem.a_y)

@@ -135,13 +135,15 @@ class BoundResNet:
         \delta_1 = \mathrm{pull}_1(B^T [\delta_2, \delta_3]) \\
         \partial F / \partial y &= A_y^T [\delta_1, \delta_2, \delta_3]
 
-    where pull is the transposed derivative of tanh(LN(.)). :math:`A_x x + a` (``fixed``) is computed
-    once for all steps, and what concerns :math:`y` alone on S rows rather than N. Cost for each
-    element and step: about :math:`4 H^2` multiply-adds.
+    where pull is the transposed derivative of tanh(LN(.)). :math:`A_x x + a` (``fixed``) is
+    computed once for all steps, and what concerns :math:`y` alone on S rows rather than N. Cost for
+    each element and step: about :math:`4 H^2` multiply-adds.
     """
 
     def __init__(self, potential: ResNetPotential, x: Tensor, segments: Segments) -> None:
-        full_precision = torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
+        full_precision = (
+            torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
+        )
         with full_precision:
             a_matrix, offset, b, w3 = _composed(potential)
         a_x, a_y = a_matrix.split([potential.in_channels, potential.out_channels], dim=1)

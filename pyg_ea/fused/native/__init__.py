@@ -98,7 +98,7 @@ class _Gradient(ctypes.Structure):
 
 
 def is_supported(problem: Problem) -> bool:
-    """Whether the C code takes these tensors: on a CPU, in memory, of a dtype that it is built for."""
+    """Whether the C code takes these tensors: on a CPU, in memory, float32 or float64."""
     dtype = problem.start.dtype
     return (
         LIBRARY is not None
@@ -108,17 +108,17 @@ def is_supported(problem: Problem) -> bool:
 
 
 class NativeSolve:
-    """Backend of the fused solve in C. Takes problems whose ``index`` is sorted, see :meth:`sort`."""
+    """Backend of the fused solve in C, for problems in the order of :meth:`sort`."""
 
     @staticmethod
     def sort(problem: Problem) -> Problem:
         """The problem with its elements in the order of their segments; differentiable."""
-        index = problem.index
+        index = problem.segment_index
         if bool((index[1:] >= index[:-1]).all()):
             return problem
         order = index.argsort(stable=True)
         fixed = problem.fixed.index_select(0, order)
-        return problem._replace(fixed=fixed, index=index.index_select(0, order))
+        return problem._replace(fixed=fixed, segment_index=index.index_select(0, order))
 
     def forward(
         self, problem: Problem, settings: Settings, save: bool
@@ -131,7 +131,7 @@ class NativeSolve:
         steps = torch.zeros(segments, dtype=torch.long)
         flags = torch.zeros(2, segments, dtype=torch.bool)
         occupied = torch.ones(segments, dtype=torch.bool)
-        solution = Solution(y, momentum, *stats.unbind(), steps, *flags.unbind(), occupied)
+        solution = Solution._make([y, momentum, *stats, steps, *flags, occupied])
         saved = None
         if save:
             saved = problem.start.new_empty(call.saved_size())
@@ -161,12 +161,8 @@ class NativeSolve:
         results = _Gradient(*map(_address, (start, fixed, weights, scalars)))
         call("solve_backward", _Cotangent(*map(_address, given)), results, saved[0])
         parts = weights.split([size.numel() for size in sizes])
-        return Gradients(
-            start,
-            *scalars.to(start.dtype),
-            fixed,
-            *(part.view(size) for part, size in zip(parts, sizes, strict=True)),
-        )
+        of_weights = (part.view(size) for part, size in zip(parts, sizes, strict=True))
+        return Gradients._make([start, *scalars.to(start.dtype), fixed, *of_weights])
 
 
 class _Call:
@@ -178,7 +174,7 @@ class _Call:
         segments, channels = problem.start.shape
         elements, hidden = len(problem.fixed), len(problem.gamma2)
         wide, tail = 2 * hidden, hidden + OUTPUTS
-        ptr = Segments(problem.index, segments).ptr
+        ptr = Segments(problem.segment_index, segments).ptr
         shapes = {
             "fixed": (elements, wide + tail),
             "scale": (segments,),
