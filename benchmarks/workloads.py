@@ -62,6 +62,9 @@ LOCAL_100 = Workload("local-100", 14_000, 6_500, 100, grouped=False)
 # The peers keep about 10 GiB for the backward pass of 15 steps at this size, so it has 5.
 LARGE_128 = Workload("large-128", 100_000, 3_846, 128, steps=5, rounds=3)
 ONE_GRAPH = Workload("one-graph", 26, 1, 300, rounds=15)
+ONE_GRAPH_64 = Workload("one-graph-64", 26, 1, 64, rounds=15)
+GRAPHS_32 = Workload("graphs-32", 32 * 26, 32, 64, steps=5, rounds=15)
+GRAPHS_128 = Workload("graphs-128", 128 * 26, 128, 64, steps=5, rounds=9)
 TINY_GRAPHS = Workload("tiny-graphs", 4_096 * 3, 4_096, 64)
 # Products in bf16 are slower by an order of magnitude where the processor lacks them.
 HALF_PRECISION = Workload("bf16-64", 64 * 26, 64, 64, steps=5)
@@ -74,6 +77,9 @@ WORKLOADS = {
         LOCAL_100,
         LARGE_128,
         ONE_GRAPH,
+        ONE_GRAPH_64,
+        GRAPHS_32,
+        GRAPHS_128,
         TINY_GRAPHS,
         HALF_PRECISION,
     ]

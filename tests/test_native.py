@@ -49,10 +49,9 @@ def test_operands_of_another_dtype_are_refused(name) -> None:
 @built
 @pytest.mark.parametrize("index", [[0, 0, 1, 1, 2, 3], [0, 0, 1, 1, 2, -4], [0, 0, 1, 1, 2, 2**40]])
 def test_an_index_out_of_range_is_an_error(index) -> None:
+    wrong = problem()._replace(segment_index=torch.tensor(index))
     with pytest.raises((IndexError, RuntimeError, ValueError)):
-        NativeSolve().forward(
-            problem()._replace(segment_index=torch.tensor(index)), SETTINGS, save=True
-        )
+        NativeSolve().forward(wrong, SETTINGS, save=True)
 
 
 @built

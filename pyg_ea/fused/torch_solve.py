@@ -135,14 +135,8 @@ class TorchSolve:
         to_g = (2 / g.shape[1] * to_square)[:, None] * g - lr * to_v
         dy = problem.scale[:, None] * to_g
         from_dy = dy @ problem.a_y.T
-        h_total, h, d_weights = self.elements.backward(
-            step.from_y,
-            from_dy,
-            problem.fixed,
-            problem.segment_index,
-            problem.weights,
-            step.activations,
-        )
+        elements = problem.fixed, problem.segment_index, problem.weights, step.activations
+        h_total, h, d_weights = self.elements.backward(step.from_y, from_dy, *elements)
         ahead = torch.addcmul(step.y, mu, step.momentum)
         to_ahead = torch.addmm(2 * decay * dy, h_total, problem.a_y)
         sums.lr.sub_((to_v * g).sum())
