@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import Aggregation, MessagePassing
 from torch_geometric.utils import degree
 
-from experiments.molpcba.data.ogb_api import BondEncoder
-from experiments.molpcba.norms import BatchNorm
+from experiments.molpcba.data.ogb import BondEncoder
+from experiments.molpcba.parallel import BatchNorm
 
 
 class GINLayer(MessagePassing):
