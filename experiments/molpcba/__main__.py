@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from experiments.common import Interrupted, UserError, command, write_text
-from experiments.molpcba.config import Config, parse, resolve
+from experiments.molpcba.config import Config, parse, resolve, to_dict
 from experiments.molpcba.data import MoleculeData, load
 from experiments.molpcba.evaluation import check_scorable
 from experiments.molpcba.figures import plot_run
@@ -26,7 +27,7 @@ from experiments.molpcba.fitting import (
     say,
 )
 from experiments.molpcba.folder import RunFolder, read_checkpoint
-from experiments.molpcba.summary import collect, describe_config, run_table, spread
+from experiments.molpcba.summary import collect, run_table, spread
 from experiments.molpcba.training import MoleculeTraining
 
 
@@ -57,7 +58,8 @@ def run(config: Config) -> dict[str, Any]:
     data = load_data(config)
     config = resolve(config, data.name)
     folder = RunFolder.of(config)
-    say(f"data: {data.source}\n{describe_config(config)}")
+    say(f"data: {data.source}")
+    say("settings: " + yaml.safe_dump(to_dict(config), default_flow_style=True, width=98).strip())
     with quiet_libraries(), explained(config):
         torch.manual_seed(config.seed)
         module = MoleculeTraining(config, data)

@@ -12,6 +12,14 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from experiments.common import UserError
 from experiments.molpcba.readouts import ITERATIVE, PARTS, parts_of
@@ -22,6 +30,7 @@ PRESETS = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets
 ADJOINTS = re.compile(r"unrolled|checkpointed|implicit|truncated-[1-9]\d*")
 
 
+# ruff: noqa: RUF009 (the calls are dataclasses.field)
 def _setting(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
@@ -57,7 +66,7 @@ class Config:
     split: Literal["ogb", "scaffold", "random"] | None = _setting(
         None, "division into train, valid and test; default: the data's own"
     )
-    split_seed: int = _setting(0, "seed of the random split")
+    split_seed: NonNegativeInt = _setting(0, "seed of the random split")
     preset: Literal["auto", "small", "reference", "none"] = _setting(
         "auto",
         "sizes and schedule where not given: reference is OGB's recipe, small learns in minutes on "
@@ -72,61 +81,73 @@ class Config:
         "sum", "aggregation of neighbours: sum is the model's own (degree-weighted in gcn)"
     )
     virtual_node: bool = _setting(False, "add OGB's virtual node")
-    width: int | None = _setting(None, "node features; follows the preset")
-    layers: int | None = _setting(None, "rounds of message passing; follows the preset")
-    dropout: float | None = _setting(None, "follows the preset")
+    width: PositiveInt | None = _setting(None, "node features; follows the preset")
+    layers: PositiveInt | None = _setting(None, "rounds of message passing; follows the preset")
+    dropout: ClosedUnitInterval | None = _setting(None, "follows the preset")
     readout_norm: Literal["layer", "none"] | None = _setting(
         None, "norm behind each part of the readout, whatever it is; follows the preset"
     )
-    head_width: int = _setting(0, "width of a hidden layer between readout and output; 0: none")
+    head_width: NonNegativeInt = _setting(
+        0, "width of a hidden layer between readout and output; 0: none"
+    )
     # Equilibrium Aggregation
-    steps: int = _setting(15, "inner steps of EA")
-    eval_steps: int | None = _setting(None, "inner steps in evaluation; default: --steps")
-    ea_width: int | None = _setting(
+    steps: PositiveInt = _setting(15, "inner steps of EA")
+    eval_steps: PositiveInt | None = _setting(None, "inner steps in evaluation; default: --steps")
+    ea_width: PositiveInt | None = _setting(
         None, "size of the EA readout's vector; follows the preset, without one --width"
     )
-    potential_width: int | None = _setting(None, "width of EA's potential; default: --width")
-    inner_lr: float = _setting(0.125, "inner step size at the start (it is trained)")
-    inner_momentum: float = _setting(0.9, "inner momentum at the start (it is trained)")
-    inner_gtol: float = _setting(
+    potential_width: PositiveInt | None = _setting(
+        None, "width of EA's potential; default: --width"
+    )
+    inner_lr: PositiveFloat = _setting(0.125, "inner step size at the start (it is trained)")
+    inner_momentum: OpenUnitInterval = _setting(0.9, "inner momentum at the start (it is trained)")
+    inner_gtol: NonNegativeFloat = _setting(
         1e-3, "tolerance: a graph stops once its largest inner gradient entry is below it"
     )
-    inner_clip: float | None = _setting(None, "clip y to [-c, c] after each inner step")
-    regulariser: float = _setting(0.1, "weight of ||y||^2 at the start (it is trained)")
+    inner_clip: PositiveFloat | None = _setting(None, "clip y to [-c, c] after each inner step")
+    regulariser: PositiveFloat = _setting(0.1, "weight of ||y||^2 at the start (it is trained)")
     adjoint: str = _setting(
         "unrolled",
         "backward through the steps: unrolled, checkpointed, implicit, truncated-K (the last K)",
     )
-    aux_weight: float | None = _setting(
+    aux_weight: NonNegativeFloat | None = _setting(
         None, "weight of the readout's auxiliary loss; follows the preset (the paper: 1)"
     )
-    local_aux_weight: float = _setting(1e-4, "weight of local EA's auxiliary loss")
+    local_aux_weight: NonNegativeFloat = _setting(1e-4, "weight of local EA's auxiliary loss")
     aux_reading: Literal["final", "path"] = _setting("final", "reading of the auxiliary loss")
     # training
-    epochs: int | None = _setting(None, "follows the preset")
-    batch_size: int | None = _setting(None, "graphs a step on each device; follows the preset")
-    lr: float | None = _setting(None, "Adam's learning rate; follows the preset")
-    ea_lr: float | None = _setting(
+    epochs: PositiveInt | None = _setting(None, "follows the preset")
+    batch_size: PositiveInt | None = _setting(
+        None, "graphs a step on each device; follows the preset"
+    )
+    lr: PositiveFloat | None = _setting(None, "Adam's learning rate; follows the preset")
+    ea_lr: PositiveFloat | None = _setting(
         None, "the same of EA's own parameters; follows the preset, without one --lr"
     )
     schedule: Literal["constant", "cosine"] | None = _setting(
         None, "learning rate over training; follows the preset"
     )
-    warmup: int = _setting(0, "steps over which the learning rate rises to --lr")
-    weight_decay: float = _setting(0.0, "decoupled weight decay")
-    gradient_clip: float | None = _setting(None, "largest gradient norm; default: no limit")
-    ema: float | None = _setting(None, "decay of an average of the weights to evaluate with")
-    patience: int | None = _setting(None, "stop after so many epochs without a better valid score")
+    warmup: NonNegativeInt = _setting(0, "steps over which the learning rate rises to --lr")
+    weight_decay: NonNegativeFloat = _setting(0.0, "decoupled weight decay")
+    gradient_clip: PositiveFloat | None = _setting(None, "largest gradient norm; default: no limit")
+    ema: ClosedUnitInterval | None = _setting(
+        None, "decay of an average of the weights to evaluate with"
+    )
+    patience: PositiveInt | None = _setting(
+        None, "stop after so many epochs without a better valid score"
+    )
     precision: Literal["32", "bf16", "64"] = _setting("32", "bf16 is mixed precision")
     compile: bool = _setting(
         False,
         "compile EA's inner step: half a minute at first, no gain on a CPU; needs a C++ compiler",
     )
-    seed: int = _setting(0, "of weights, order and dropout")
-    seeds: int = _setting(1, "number of runs, from --seed upwards, summed up as mean and deviation")
+    seed: NonNegativeInt = _setting(0, "of weights, order and dropout")
+    seeds: PositiveInt = _setting(
+        1, "number of runs, from --seed upwards, summed up as mean and deviation"
+    )
     accelerator: Literal["auto", "cpu", "gpu"] = _setting("auto", "where to compute")
-    devices: int = _setting(1, "processes, one a device")
-    nodes: int = _setting(1, "machines, each with --devices")
+    devices: PositiveInt = _setting(1, "processes, one a device")
+    nodes: PositiveInt = _setting(1, "machines, each with --devices")
     test_curve: bool = _setting(
         False,
         "record the test score and the seconds of training alone for every epoch; chooses nothing",
@@ -137,47 +158,16 @@ class Config:
     resume: bool = _setting(False, "go on with the run of this name from its last checkpoint")
 
     def __post_init__(self) -> None:
-        for names, least, strict in _BOUNDS:
-            for name in names:
-                _check_at_least(name, getattr(self, name), least, strict)
-        for name in ("dropout", "inner_momentum", "ema"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise UserError(f"{flag(name)} must be at least 0 and below 1, got {value}")
         parts_of(self.readout)
         if not ADJOINTS.fullmatch(self.adjoint):
             raise UserError(
                 "--adjoint must be unrolled, checkpointed, implicit or truncated-K (K: 1 or more), "
                 f"got {self.adjoint!r}"
             )
-        if not self.inner_momentum > 0:
-            raise UserError("--inner-momentum must be above 0: it is trained from there")
         if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
             raise UserError(
                 f"--name is a folder's name inside --runs-dir, without '/', got {self.name!r}"
             )
-
-
-_BOUNDS: tuple[tuple[tuple[str, ...], float, bool], ...] = (
-    (
-        ("steps", "eval_steps", "ea_width", "potential_width", "width", "layers", "epochs"),
-        1,
-        False,
-    ),
-    (("batch_size", "seeds", "devices", "nodes", "patience"), 1, False),
-    (("lr", "ea_lr", "inner_lr", "regulariser", "inner_clip", "gradient_clip"), 0, True),
-    (("seed", "split_seed", "head_width", "warmup", "weight_decay", "inner_gtol"), 0, False),
-    (("aux_weight", "local_aux_weight"), 0, False),
-)
-"""Names, least value, and whether the value has to be above it."""
-
-
-def _check_at_least(name: str, value: float | None, least: float, strict: bool) -> None:
-    if value is None:
-        return
-    if not (least < value < float("inf") if strict else least <= value < float("inf")):
-        bound = f"above {least}" if strict else f"{least} or more"
-        raise UserError(f"{flag(name)} must be {bound}, got {value}")
 
 
 def require(value: T | None) -> T:
@@ -377,9 +367,12 @@ def _without_none(hint: Any) -> Any:
 def _one_line(message: str) -> str:
     """jsonargparse's message without its Python types."""
     text = " ".join(message.split())
-    typed = re.search(r'Parser key "(\w+)": Expected a (.+?)\. Got value: (.*)', text)
-    if typed is None:
-        return text + "; see --help"
-    name, kind, value = typed.groups()
-    kind = re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.Literal", "one of ")
-    return f"{flag(name)} must be {kind}, got {value}; see --help"
+    value = re.search(r'key "(\w+)": Not of type \w+: (.+)', text)
+    if value is not None:
+        bound = re.sub(r"(.+) does not conform to restriction v", r"\1, expected ", value[2])
+        return f"{flag(value[1])}: {bound}; see --help"
+    choice = re.search(r'key "(\w+)": Expected a (.+?)\. Got value: (.*)', text)
+    if choice is not None:
+        kind = choice[2].replace("typing.Literal", "one of ")
+        return f"{flag(choice[1])} must be {kind}, got {choice[3]}; see --help"
+    return text + "; see --help"

@@ -24,15 +24,14 @@ def plot_run(folder: RunFolder) -> None:
     """Draws the figures of a run from ``metrics.csv`` and ``results.json``.
 
     ``learning.png``: loss and score; with EA also ``inner_parameters.png``: step size, momentum
-    and regulariser weight (Figure C.1 of the paper), and ``inner_loop.png``: gradient norm, steps,
-    share of converged sets.
+    and regulariser weight (Figure C.1 of the paper).
     """
     metrics, results = pd.read_csv(folder.metrics), folder.read_results()
     drawings: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Figure]] = {
         "learning": plot_learning
     }
     if ea_columns(metrics, "step_size"):
-        drawings |= {"inner_parameters": plot_inner_parameters, "inner_loop": plot_inner_loop}
+        drawings["inner_parameters"] = plot_inner_parameters
     data = results["data"]
     for name, draw in drawings.items():
         figure = draw(metrics, results)
@@ -65,26 +64,9 @@ def plot_inner_parameters(metrics: pd.DataFrame, results: dict[str, Any]) -> Fig
     keys = [key for key in PARAMETER_TITLES if ea_columns(metrics, key)]
     figure = Figure(figsize=(3.4 * len(keys), 3.4), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        _layer_lines(axes, metrics, key)
+        for layer, column in ea_columns(metrics, key).items():
+            _line(axes, metrics["epoch"], metrics[column], layer)
         _label(axes, PARAMETER_TITLES[key])
-    return figure
-
-
-def plot_inner_loop(metrics: pd.DataFrame, results: dict[str, Any]) -> Figure:
-    """Gradient norm, steps taken, and shares of converged and diverged sets, in training."""
-    figure = Figure(figsize=(10.2, 3.4), layout="constrained")
-    gradient, steps, shares = figure.subplots(1, 3)
-    _layer_lines(gradient, metrics, "gradient")
-    if _spread(metrics, "gradient") > 10:
-        gradient.set_yscale("log")
-    _label(gradient, "inner gradient at the last step (rms)")
-    _layer_lines(steps, metrics, "steps")
-    steps.set_ylim(0, results["steps"] * 1.05)
-    _label(steps, "inner steps taken (mean)")
-    _layer_lines(shares, metrics, "converged", suffix=" converged")
-    _layer_lines(shares, metrics, "diverged", suffix=" diverged", linestyle="--")
-    shares.set_ylim(-0.02, 1.02)
-    _label(shares, "share of sets")
     return figure
 
 
@@ -98,29 +80,8 @@ def ea_columns(metrics: pd.DataFrame, key: str) -> dict[str, str]:
     }
 
 
-def _layer_lines(
-    axes: Axes, metrics: pd.DataFrame, key: str, suffix: str = "", linestyle: str = "-"
-) -> None:
-    for i, (layer, column) in enumerate(ea_columns(metrics, key).items()):
-        _line(axes, metrics["epoch"], metrics[column], layer + suffix, f"C{i}", linestyle)
-
-
-def _line(
-    axes: Axes,
-    x: pd.Series,
-    y: pd.Series,
-    label: str,
-    color: str | None = None,
-    linestyle: str = "-",
-) -> None:
-    marker = "o" if len(x) < 3 else None
-    axes.plot(x, y, label=label, color=color, linestyle=linestyle, marker=marker)
-
-
-def _spread(metrics: pd.DataFrame, key: str) -> float:
-    """Largest over smallest value of all layers' columns of that key."""
-    values = metrics[list(ea_columns(metrics, key).values())].to_numpy()
-    return values.max() / max(values.min(), 1e-12)
+def _line(axes: Axes, x: pd.Series, y: pd.Series, label: str) -> None:
+    axes.plot(x, y, label=label, marker="o" if len(x) < 3 else None)
 
 
 def _label(axes: Axes, quantity: str) -> None:

@@ -45,6 +45,7 @@ class InnerLoopMeter:
             )
             self.sums[name] = self.sums[name] + sums if name in self.sums else sums
 
+    @torch.no_grad()
     def compute(self) -> dict[str, float]:
         """One column for each layer and measure, and starts again.
 

@@ -49,6 +49,8 @@ class MoleculeNetwork(nn.Module):
         self.readout = readout
         self.head = _head(readout.out_channels, config.head_width, num_tasks, self.dropout)
         self.real = real
+        self.offset: Tensor
+        self.scale: Tensor
         if real:  # mean and standard deviation in the train part
             self.register_buffer("offset", torch.zeros(num_tasks))
             self.register_buffer("scale", torch.ones(num_tasks))

@@ -63,7 +63,6 @@ class BatchNorm(nn.BatchNorm1d):
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor) -> None:
         """Moves the running statistics."""
-        self.num_batches_tracked += 1  # type: ignore[operator]
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             running.lerp_(value, self.momentum)  # type: ignore[union-attr, arg-type]
 

@@ -50,7 +50,12 @@ def build_adjoint(name: str) -> Adjoint:
     kind, _, last = name.partition("-")
     if kind == "truncated":
         return Truncated(int(last))
-    return {"unrolled": Unrolled, "checkpointed": Checkpointed, "implicit": Implicit}[kind]()
+    kinds: dict[str, type[Adjoint]] = {
+        "unrolled": Unrolled,
+        "checkpointed": Checkpointed,
+        "implicit": Implicit,
+    }
+    return kinds[kind]()
 
 
 class PyGEquilibriumAggregation(aggr.EquilibriumAggregation):

@@ -71,18 +71,6 @@ def collect(
     }
 
 
-def describe_config(config: Config) -> str:
-    """The resolved settings, a few to a line."""
-    words = [f"{key}={value}" for key, value in to_dict(config).items() if key != "resume"]
-    lines, line = [], "settings:"
-    for word in words:
-        if len(line) + len(word) > 98:
-            lines.append(line)
-            line = "         "
-        line += " " + word
-    return "\n".join([*lines, line])
-
-
 def run_table(results: dict[str, Any], folder: RunFolder) -> str:
     """The end of a run on the terminal."""
     data, config = results["data"], results["config"]

@@ -108,7 +108,8 @@ class MoleculeTraining(L.LightningModule):
 
     def _auxiliary_parts(self) -> list[tuple[torch.nn.Module, Any, float]]:
         """Parts of the network with EA, a layer whose segments are counted, and their weight."""
-        layers, parts = self.meter.layers, []
+        layers = self.meter.layers
+        parts: list[tuple[torch.nn.Module, Any, float]] = []
         if "readout" in layers:
             weight = self.config.aux_weight or 0.0
             parts.append((self.network.readout, layers["readout"], weight))

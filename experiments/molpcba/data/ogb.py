@@ -14,47 +14,45 @@ from __future__ import annotations
 
 import sys
 
+# ruff: noqa: E402
 sys.modules.setdefault("outdated", None)  # type: ignore[arg-type]
 
-import gzip  # noqa: E402
-import hashlib  # noqa: E402
-import io  # noqa: E402
-import multiprocessing  # noqa: E402
-import queue  # noqa: E402
-import shutil  # noqa: E402
-import tempfile  # noqa: E402
-import threading  # noqa: E402
-import urllib.request  # noqa: E402
-import warnings  # noqa: E402
-import zipfile  # noqa: E402
-import zlib  # noqa: E402
-from concurrent.futures import ProcessPoolExecutor  # noqa: E402
-from contextlib import redirect_stderr, redirect_stdout  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from http.client import HTTPException, HTTPResponse  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-from urllib.error import HTTPError  # noqa: E402
+import gzip
+import hashlib
+import io
+import multiprocessing
+import shutil
+import tempfile
+import threading
+import urllib.request
+import warnings
+import zipfile
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 
-import ogb.graphproppred  # noqa: E402
-import pandas as pd  # noqa: E402
-import torch  # noqa: E402
-from ogb.graphproppred import Evaluator, PygGraphPropPredDataset  # noqa: E402
-from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder  # noqa: E402
-from ogb.utils.features import (  # noqa: E402
+import ogb.graphproppred
+import pandas as pd
+import torch
+from ogb.graphproppred import Evaluator, PygGraphPropPredDataset
+from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
+from ogb.utils.features import (
     atom_to_feature_vector,
     bond_to_feature_vector,
-    get_atom_feature_dims,
-    get_bond_feature_dims,
 )
-from torch import Tensor  # noqa: E402
-from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr  # noqa: E402
-from torch_geometric.data.storage import GlobalStorage  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+from torch import Tensor
+from torch_geometric.data.data import DataEdgeAttr, DataTensorAttr
+from torch_geometric.data.storage import GlobalStorage
+from tqdm import tqdm
 
-from experiments.common import UserError  # noqa: E402
-from experiments.molpcba.data.graphs import MISSING, PackedGraphs, compact, pointer  # noqa: E402
-from experiments.molpcba.data.splits import PARTS  # noqa: E402
+from experiments.common import UserError
+from experiments.molpcba.data.graphs import MISSING, PackedGraphs, compact, pointer
+from experiments.molpcba.data.splits import PARTS
 
 torch.serialization.add_safe_globals([DataEdgeAttr, DataTensorAttr, GlobalStorage])
 
@@ -114,17 +112,16 @@ class OgbSource:
             UserError: when the folder is incomplete, when the server does not answer within `REACH`
                 seconds, or when what it sends cannot be used. Nothing is left behind.
         """
-        name_of_folder = name.replace("-", "_")
-        for folder in (root / f"{name_of_folder}_pyg", root / name_of_folder):
-            if folder.exists():
-                missing = [file for file in NEEDED if not (folder / file).is_file()]
+        folder = root / name.replace("-", "_")
+        for found in (folder.with_name(f"{folder.name}_pyg"), folder):
+            if found.exists():
+                missing = [file for file in NEEDED if not (found / file).is_file()]
                 if missing:
                     raise UserError(
-                        f"{folder} is incomplete: it lacks {missing[0]} and {len(missing) - 1} "
+                        f"{found} is incomplete: it lacks {missing[0]} and {len(missing) - 1} "
                         "other files; remove it to download it again"
                     )
-                return cls(name, folder, f"found in {folder}")
-        folder = root / name_of_folder
+                return cls(name, found, f"found in {found}")
         _download(name, folder)
         return cls(name, folder, "downloaded")
 
@@ -139,18 +136,10 @@ class OgbSource:
         return f"{self.name}, {self.origin}"
 
     def key(self) -> str:
-        """Hash of all files.
-
-        Raises:
-            UserError: when one cannot be read.
-        """
+        """Hash of all files."""
         digest = hashlib.sha256()
-        try:
-            for name in NEEDED:
-                with open(self.folder / name, "rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+        for name in NEEDED:
+            digest.update((self.folder / name).read_bytes())
         return digest.hexdigest()
 
     def prepare(self, workers: int) -> dict[str, Any]:
@@ -199,13 +188,17 @@ def _read(folder: Path, facts: dict[str, str]) -> tuple[dict[str, Tensor], dict[
                     f"ogb cannot read the files in {folder} ({reason}); get the data set again"
                 ) from None
         graphs = _pack(dataset, facts["task type"] == "regression")
-    everything = torch.cat([splits[part] for part in PARTS]).sort().values
-    if not _fit_together(graphs, int(facts["num tasks"])) or not torch.equal(
-        everything, torch.arange(len(graphs))
+    numbers = torch.cat([splits[part] for part in PARTS]).sort().values
+    sizes = graphs.node_ptr.diff().repeat_interleave(graphs.edge_ptr.diff())
+    if (
+        not torch.equal(numbers, torch.arange(len(graphs)))
+        or graphs.y.shape != (len(graphs), int(facts["num tasks"]))
+        or not len(sizes) == graphs.edge_index.size(1) == len(graphs.edge_attr)
+        or bool((graphs.edge_index >= sizes).any())
     ):
         raise UserError(
-            f"the files in {folder} do not belong together (lengths, atom numbers, features or "
-            "the split disagree); get the data set again"
+            f"the files in {folder} do not belong together (lengths, atom numbers or the split "
+            "disagree); get the data set again"
         )
     return graphs.tensors(), splits
 
@@ -229,72 +222,48 @@ def _pack(dataset: PygGraphPropPredDataset, regression: bool) -> PackedGraphs:
     )
 
 
-def _fit_together(graphs: PackedGraphs, num_tasks: int) -> bool:
-    """Whether the tables belong together, and OGB's encoders accept them."""
-    sizes = graphs.node_ptr.diff().repeat_interleave(graphs.edge_ptr.diff())
-    y = graphs.y
-    return (
-        int(graphs.node_ptr[-1]) == len(graphs.x)
-        and int(graphs.edge_ptr[-1]) == graphs.edge_index.size(1) == len(graphs.edge_attr)
-        and graphs.y.shape == (len(graphs), num_tasks)
-        and bool(((graphs.edge_index >= 0) & (graphs.edge_index < sizes)).all())
-        and (y.is_floating_point() or bool(((y >= MISSING) & (y <= 1)).all()))
-        and all(
-            values.size(1) == len(dims) and bool((values < torch.tensor(dims)).all())
-            for values, dims in (
-                (graphs.x, get_atom_feature_dims()),
-                (graphs.edge_attr, get_bond_feature_dims()),
-            )
-        )
-    )
-
-
 def _download(name: str, folder: Path) -> None:
     """Downloads the set into a temporary folder, checks it, and renames it into place."""
-    facts = molecule_sets()[name]
-    response = _reach(name, facts["url"])
+    url = molecule_sets()[name]["url"]
+    response = _reach(name, url)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with response, tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
         archive = Path(temporary) / "set.zip"
         total = int(response.headers.get("Content-Length") or 0)
-        bar = tqdm(total=total or None, desc=f"download {name}", unit="B", unit_scale=True)
-        with bar, open(archive, "wb") as file:
-            try:
-                while block := response.read(1 << 20):
-                    file.write(block)
-                    bar.update(len(block))
-                if total and file.tell() != total:
-                    raise HTTPException(f"{file.tell():,} of {total:,} bytes")
-            except (OSError, HTTPException) as error:
-                raise UserError(f"the download of {name} broke off ({error})") from None
+        bar = tqdm.wrapattr(response, "read", total=total or None, desc=f"download {name}")
         try:
+            with bar as stream, open(archive, "wb") as file:
+                shutil.copyfileobj(stream, file)
+            if total and archive.stat().st_size != total:
+                raise HTTPException(f"{archive.stat().st_size:,} of {total:,} bytes")
             shutil.unpack_archive(archive, temporary, "zip")
+        except (HTTPException, ConnectionError, TimeoutError) as error:
+            raise UserError(f"the download of {name} broke off ({error})") from None
         except (zipfile.BadZipFile, shutil.ReadError) as error:
-            raise UserError(f"{facts['url']} sent no valid zip file ({error})") from None
-        found = [release.parent for release in Path(temporary).glob("*/RELEASE_v1.txt")]
-        complete = [f for f in found if all((f / needed).is_file() for needed in NEEDED)]
-        if not complete:
-            raise UserError(f"{facts['url']} sent a zip file that does not hold {name}")
-        complete[0].rename(folder)
+            raise UserError(f"{url} sent no valid zip file ({error})") from None
+        for release in Path(temporary).glob("*/RELEASE_v1.txt"):
+            if all((release.parent / needed).is_file() for needed in NEEDED):
+                release.parent.rename(folder)
+                return
+        raise UserError(f"{url} sent a zip file that does not have {name}")
 
 
 def _reach(name: str, url: str) -> HTTPResponse:
     """Opens the URL. In a thread: looking up a host name has no time limit of its own."""
-    answer: queue.Queue[HTTPResponse | Exception] = queue.Queue()
+    answers: list[HTTPResponse | Exception] = []
 
     def ask() -> None:
         try:
-            answer.put(urllib.request.urlopen(url, timeout=REACH))
+            answers.append(urllib.request.urlopen(url, timeout=REACH))
         except (OSError, HTTPException) as error:
-            if isinstance(error, HTTPError):
-                error.close()
-            answer.put(error)
+            answers.append(error)
 
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        got = answer.get(timeout=REACH + 1)
-    except queue.Empty:
-        got = TimeoutError(f"no answer within {REACH:g} s")
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACH + 1)
+    got = answers[0] if answers else TimeoutError(f"no answer within {REACH:g} s")
     if isinstance(got, Exception):
+        if isinstance(got, HTTPError):
+            got.close()
         raise UserError(f"{name} could not be downloaded ({got})")
     return got

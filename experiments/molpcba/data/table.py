@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import io
 import re
 import warnings
 import zlib
@@ -307,7 +306,7 @@ def read_frames(
     """The columns `use` of the table, some thousand rows at a time."""
     with reading(path) as file:
         yield from pd.read_csv(
-            io.BufferedReader(file),  # type: ignore[arg-type]
+            file,
             sep=separator,
             encoding="utf-8-sig",
             names=header,
