@@ -74,7 +74,7 @@ class Config:
         most = min(self.steps, self.tuning_steps)
         if self.evaluations > most:
             raise UserError(
-                f"evaluations: got {self.evaluations}, expected 1 to steps and tuning_steps ({most})"
+                f"evaluations: got {self.evaluations}, expected 1 to {most}, the fewest steps"
             )
 
     def run(self, method: str, seed: int, learning_rate: float, tuning: bool = False) -> Run:

@@ -330,7 +330,15 @@ def parse(argv: Sequence[str], defaults: dict[str, Any] | None = None) -> Config
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(_one_line(str(error))) from error
     values = namespace.as_dict()
-    return Config(**{item.name: values[item.name] for item in fields(Config)})
+    return Config(**{item.name: _plain(values[item.name]) for item in fields(Config)})
+
+
+def _plain(value: Any) -> Any:
+    """jsonargparse's checked numbers are subclasses, which YAML cannot write."""
+    for kind in (int, float):
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return kind(value)
+    return value
 
 
 def _split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -305,18 +305,19 @@ def read_frames(
 ) -> Iterator[pd.DataFrame]:
     """The columns `use` of the table, some thousand rows at a time."""
     with reading(path) as file:
-        yield from pd.read_csv(
+        frames = pd.read_csv(
             file,
             sep=separator,
             encoding="utf-8-sig",
             names=header,
             header=0,
-            usecols=use,
             dtype={smiles: "string"},
             index_col=False,
             skip_blank_lines=False,
             chunksize=CHUNK,
         )
+        for frame in frames:
+            yield frame.iloc[:, use]
 
 
 @contextmanager
