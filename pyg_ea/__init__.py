@@ -9,7 +9,7 @@ from pyg_ea.adjoints import (
     Unrolled,
 )
 from pyg_ea.aggregation import EAAggregation
-from pyg_ea.conv import EAConv, GCNForm, GINForm
+from pyg_ea.conv import EAConv
 from pyg_ea.diagnostics import Diagnostics, DivergenceWarning
 from pyg_ea.energy import (
     Energy,
@@ -20,6 +20,7 @@ from pyg_ea.energy import (
     mean_scaling,
     unit_scaling,
 )
+from pyg_ea.forms import GCNForm, GINForm
 from pyg_ea.losses import auxiliary_loss
 from pyg_ea.multi import NormedMultiAggregation
 from pyg_ea.optim import parameter_groups

@@ -1,152 +1,108 @@
-"""Equilibrium Aggregation of neighbours: message passing in GIN form and in GCN form."""
+"""EAConv: message passing whose neighbours are aggregated by EA."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, Protocol
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch_geometric import EdgeIndex
+from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.inits import reset
-from torch_geometric.utils import degree
 
 from pyg_ea.adjoints import Adjoint
 from pyg_ea.aggregation import EAAggregation
 from pyg_ea.checks import positive_integer
-from pyg_ea.energy import Scaling, log_scaling
+from pyg_ea.edges import Edges, reads_values
+from pyg_ea.energy import Scaling
+from pyg_ea.forms import Form, make_form
 from pyg_ea.solver import NesterovSolver
 
 
-class Form(Protocol):
-    """What surrounds the aggregation in a convolution."""
-
-    channels: int
-    """Size of a message."""
-
-    def transform(self, x: Tensor) -> Tensor:
-        """Node features before messages are sent: ``[N, Din] -> [N, channels]``."""
-
-    def weight(self, edge_index: Tensor, num_nodes: int, dtype: torch.dtype) -> Tensor | None:
-        """Factor of each message ``[E]``, or none."""
-
-    def update(self, x: Tensor, aggregated: Tensor, edge_index: Tensor) -> Tensor:
-        """The layer's output from transformed receivers and aggregates, both ``[N, channels]``."""
-
-
-class GINForm(nn.Module):
-    r""":math:`x_i' = \mathrm{MLP}\big((1 + \epsilon) x_i + \mathrm{EA}_j(\cdot)\big)`.
-
-    Args:
-        in_channels: size of the node features, which is that of the messages too.
-        out_channels: size of the output.
-        mlp: the network; default linear, ReLU, linear with ``out_channels`` hidden units.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, mlp: nn.Module | None = None) -> None:
-        super().__init__()
-        self.channels = in_channels
-        self.mlp = mlp or nn.Sequential(
-            nn.Linear(in_channels, out_channels), nn.ReLU(), nn.Linear(out_channels, out_channels)
+def _aggregation(
+    aggr: str | list[str] | Aggregation | None, channels: int, settings: dict[str, Any]
+) -> str | list[str] | Aggregation:
+    """The aggregation that a user chose: EA with ``settings`` unless ``aggr`` is given."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if aggr is None:
+        return EAAggregation(channels, channels, **given)
+    unused = [name for name in given if name != "validate"]
+    if unused:
+        raise ValueError(
+            f"aggr replaces EA, so {', '.join(unused)} would have no effect: leave them out, or "
+            "pass aggr=EAAggregation(...) with them"
         )
-        self.eps = nn.Parameter(torch.zeros(()))
-
-    def reset_parameters(self) -> None:
-        """Re-initialises the network and sets epsilon to 0."""
-        reset(self.mlp)
-        nn.init.zeros_(self.eps)
-
-    def transform(self, x: Tensor) -> Tensor:
-        """See :meth:`Form.transform`."""
-        return x
-
-    def weight(self, edge_index: Tensor, num_nodes: int, dtype: torch.dtype) -> Tensor | None:
-        """See :meth:`Form.weight`."""
-        return None
-
-    def update(self, x: Tensor, aggregated: Tensor, edge_index: Tensor) -> Tensor:
-        """See :meth:`Form.update`."""
-        return self.mlp((1 + self.eps) * x + aggregated)
-
-
-class GCNForm(nn.Module):
-    r""":math:`x_i' = \mathrm{EA}_j(\cdot) + \mathrm{ReLU}(W x_i + r) / d_i`, as OGB's GCN.
-
-    Messages carry :math:`W x_j` and are weighted by :math:`1 / \sqrt{d_i d_j}`, degrees
-    :math:`d` counting the node itself.
-
-    Args:
-        in_channels: size of the node features.
-        out_channels: size of messages and output.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.channels = out_channels
-        self.linear = nn.Linear(in_channels, out_channels)
-        self.root = nn.Parameter(torch.empty(out_channels))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Re-initialises all parameters."""
-        self.linear.reset_parameters()
-        nn.init.normal_(self.root)
-
-    def transform(self, x: Tensor) -> Tensor:
-        """See :meth:`Form.transform`."""
-        return self.linear(x)
-
-    def weight(self, edge_index: Tensor, num_nodes: int, dtype: torch.dtype) -> Tensor | None:
-        """See :meth:`Form.weight`."""
-        source, target = edge_index
-        scale = (degree(target, num_nodes, dtype) + 1).rsqrt()
-        return scale[source] * scale[target]
-
-    def update(self, x: Tensor, aggregated: Tensor, edge_index: Tensor) -> Tensor:
-        """See :meth:`Form.update`."""
-        d = degree(edge_index[1], x.shape[0], x.dtype) + 1
-        return aggregated + torch.relu(x + self.root) / d[:, None]
-
-
-FORMS: dict[str, Callable[[int, int], Form]] = {"gin": GINForm, "gcn": GCNForm}
-
-
-def _form(form: str | Form, in_channels: int, out_channels: int) -> Form:
-    if not isinstance(form, str):
-        return form
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {sorted(FORMS)} or a module, got {form!r}")
-    return FORMS[form](in_channels, out_channels)
+    return aggr
 
 
 class EAConv(MessagePassing):
     r"""Message passing whose sum over neighbours is replaced by Equilibrium Aggregation.
 
-    The messages :math:`w_{ij} \, \mathrm{ReLU}(\tilde x_j + E e_{ij})` into node :math:`i` are the
-    elements of one set, bond features :math:`e_{ij}` included; a node without neighbours receives
-    0. What stands around it is the ``form``:
+    Local EA did not improve any score that we measured. Use EA as a readout first
+    (:class:`EAGlobalPool`), with a standard convolution before it.
 
-    - ``"gin"``: :class:`GINForm`, :math:`\mathrm{MLP}((1 + \epsilon) x_i + \mathrm{EA}(\cdot))`;
-    - ``"gcn"``: :class:`GCNForm`, degree-weighted messages and a root term;
+    The messages into node :math:`i` are one set, and a node without neighbours receives 0:
+
+    .. math::
+        m_{ij} = w_{ij} \, \mathrm{ReLU}(\tilde x_j + e_{ij})
+
+    with transformed nodes :math:`\tilde x`, encoded edge features :math:`e_{ij}` and weights
+    :math:`w_{ij}` of the ``form``:
+
+    - ``"gin"``: :class:`GINForm`, :math:`\mathrm{MLP}((1 + \epsilon) x_i + \mathrm{EA}_j(m_{ij}))`;
+    - ``"gcn"``: :class:`GCNForm`, messages weighted by degree, and a root term;
     - any module with the methods of :class:`Form`.
+
+    EA is from arXiv 2202.12795; the forms follow OGB's networks for molecules, arXiv 2005.00687.
+    Run time is that of :class:`EAAggregation` with one element for each edge.
 
     Args:
         in_channels: size of the node features.
         out_channels: size of the output.
-        form: see above.
-        edge_dim: size of the edge features; none if there are none. Embed categorical features
-            first.
-        hidden_channels: width of the potential; the size of a message if not given.
-        steps: solver steps.
-        eval_steps: solver steps in eval mode; ``steps`` if not given.
+        form: see above. The size of a message, ``channels`` below, is ``in_channels`` in GIN form
+            and ``out_channels`` in GCN form.
+        hidden_channels: hidden width H of the potential. Default: ``channels``. Run time grows
+            with H².
+        steps: solver steps. Default: that of :class:`EAAggregation`.
+        eval_steps: solver steps in eval mode. Default: ``steps``.
+        edge_dim: size of floating-point edge features. Short for
+            ``edge_encoder=nn.Linear(edge_dim, channels)``.
+        edge_encoder: module that maps ``edge_attr``, of any dtype, to ``[E, channels]``, for
+            example OGB's ``BondEncoder(channels)``. It is not called for a graph without edges.
+            Default: edges have no features.
+        aggr: another aggregation in the place of EA, a PyG aggregation or a name that PyG
+            resolves. Its result must have size ``channels``. Excludes the settings of EA:
+            ``hidden_channels``, ``steps``, ``eval_steps`` and the next line.
         potential, prior, solver, adjoint, scaling: see :class:`EAAggregation`.
+        validate: whether to check that node numbers exist and that the values of ``adj_t`` are 1,
+            and, in EA, the values of messages. Checking reads the data. Default: on for tensors in
+            CPU memory, off on accelerators, where it would wait for the device. Other checks are
+            always on.
 
     Shapes:
-        - **x:** :math:`(N, D_{in})`; in GIN form also a pair (sources, receivers) of a bipartite
-          graph
-        - **edge_index:** :math:`(2, E)`, in any order
-        - **edge_attr:** :math:`(E, \text{edge\_dim})`
-        - **output:** :math:`(N, D_{out})`
+        - **x:** :math:`(N, D_{in})`, or a pair (sources, receivers) of a bipartite graph. Receivers
+          may be None: they then have no root term, and ``size`` gives their number.
+        - **edge_index:** :math:`(2, E)`, sources and receivers, integers in any order;
+          ``torch_geometric.EdgeIndex``; or the transposed adjacency matrix ``adj_t``
+          :math:`(N_{receivers}, N_{sources})`, a sparse tensor of torch or torch_sparse. Edge
+          features are its values if they are :math:`(E, \cdot)`. Values :math:`(E)` must be 1:
+          edges have no weights.
+        - **edge_attr:** :math:`(E, \cdot)`, in the order of the edges
+        - **size:** numbers of sources and receivers. Default: those of ``x``
+        - **output:** :math:`(N_{receivers}, D_{out})`
+
+    Raises:
+        ValueError: for sizes, shapes or node numbers that do not fit, for both ``edge_dim`` and
+            ``edge_encoder``, and for ``aggr`` beside settings of EA.
+        TypeError: for a wrong type or dtype.
+
+    Example:
+        >>> conv = EAConv(16, 32, form="gin", edge_dim=4, steps=5)
+        >>> edge_index = torch.tensor([[0, 1, 2], [1, 0, 1]])
+        >>> conv(torch.randn(3, 16), edge_index, torch.randn(3, 4)).shape
+        torch.Size([3, 32])
     """
 
     def __init__(
@@ -154,100 +110,185 @@ class EAConv(MessagePassing):
         in_channels: int,
         out_channels: int,
         form: Literal["gin", "gcn"] | Form = "gin",
-        edge_dim: int | None = None,
         hidden_channels: int | None = None,
-        steps: int = 15,
+        steps: int | None = None,
         eval_steps: int | None = None,
         *,
+        edge_dim: int | None = None,
+        edge_encoder: nn.Module | None = None,
+        aggr: str | list[str] | Aggregation | None = None,
         potential: nn.Module | None = None,
         prior: nn.Module | None = None,
         solver: NesterovSolver | None = None,
         adjoint: Adjoint | None = None,
-        scaling: Scaling = log_scaling,
+        scaling: Scaling | None = None,
+        validate: bool | None = None,
     ) -> None:
         positive_integer("in_channels", in_channels)
         positive_integer("out_channels", out_channels)
+        around = make_form(form, in_channels, out_channels)
+        settings = {
+            "hidden_channels": hidden_channels,
+            "steps": steps,
+            "eval_steps": eval_steps,
+            "potential": potential,
+            "prior": prior,
+            "solver": solver,
+            "adjoint": adjoint,
+            "scaling": scaling,
+            "validate": validate,
+        }
+        super().__init__(aggr=_aggregation(aggr, around.channels, settings))
         if edge_dim is not None:
+            if edge_encoder is not None:
+                raise ValueError(
+                    "edge_dim is short for edge_encoder=nn.Linear(edge_dim, channels): "
+                    "pass one of the two"
+                )
             positive_integer("edge_dim", edge_dim)
-        around = _form(form, in_channels, out_channels)
-        super().__init__(
-            aggr=EAAggregation(
-                around.channels,
-                around.channels,
-                hidden_channels,
-                steps,
-                eval_steps,
-                potential=potential,
-                prior=prior,
-                solver=solver,
-                adjoint=adjoint,
-                scaling=scaling,
-            )
-        )
+            edge_encoder = nn.Linear(edge_dim, around.channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.form = around
         self.edge_dim = edge_dim
-        self.edge_encoder = None if edge_dim is None else nn.Linear(edge_dim, around.channels)
+        self.edge_encoder = edge_encoder
+        self.validate = validate
 
     def reset_parameters(self) -> None:
         """Re-initialises all parameters."""
         super().reset_parameters()
         reset(self.form)
-        if self.edge_encoder is not None:
-            self.edge_encoder.reset_parameters()
+        reset(self.edge_encoder)
 
     def forward(
         self,
-        x: Tensor | tuple[Tensor, Tensor],
-        edge_index: Tensor,
+        x: Tensor | tuple[Tensor, Tensor | None],
+        edge_index: Tensor | EdgeIndex | Any,
         edge_attr: Tensor | None = None,
-        size: tuple[int, int] | None = None,
+        size: tuple[int | None, int | None] | None = None,
     ) -> Tensor:
         """One round of message passing; see the class for shapes."""
-        self._check(x, edge_index, edge_attr)
-        edge = None if self.edge_encoder is None else self.edge_encoder(edge_attr)
-        if isinstance(x, Tensor):
-            source = target = self.form.transform(x)
-        else:
-            source, target = (self.form.transform(part) for part in x)
-        weight = self.form.weight(edge_index, target.shape[0], target.dtype)
-        pair = (source, target)
-        aggregated = self.propagate(edge_index, x=pair, edge=edge, weight=weight, size=size)
-        return self.form.update(target, aggregated, edge_index)
+        source, target = x if isinstance(x, (tuple, list)) else (x, x)
+        self._check_nodes(source, target)
+        edges = self._edges(source, target, edge_index, size, isinstance(x, (tuple, list)))
+        encoded = self._encoded(edges, edge_attr, source)
 
-    def _check(
-        self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor, edge_attr: Tensor | None
-    ) -> None:
-        parts = (x, x) if isinstance(x, Tensor) else x
-        for part in parts:
+        sent = self.form.transform(source)
+        received: Tensor | None = sent
+        if target is not source:
+            received = None if target is None else self.form.transform(target)
+        norm = self.form.normalization(edges, sent.dtype)
+        aggregated = self.propagate(
+            edges.edge_index, x=(sent, received), edge=encoded, norm=norm, size=edges.size
+        )
+        expected = (edges.size[1], self.form.channels)
+        if aggregated.shape != expected:
+            raise ValueError(
+                f"the aggregation {self.aggr_module} returned shape {list(aggregated.shape)}, but "
+                f"{type(self.form).__name__} needs {list(expected)}: one vector of size "
+                f"{self.form.channels} for each receiver"
+            )
+        return self.form.update(received, aggregated, norm)
+
+    def _check_nodes(self, source: Tensor, target: Tensor | None) -> None:
+        for part in (source,) if target is None or target is source else (source, target):
+            if not isinstance(part, Tensor):
+                raise TypeError(
+                    "x must be a tensor [N, in_channels], or a pair of them for sources and "
+                    f"receivers, got {type(part).__name__}"
+                )
             if part.dim() != 2 or part.shape[1] != self.in_channels:
                 raise ValueError(
                     f"x must have shape [N, in_channels={self.in_channels}], got {list(part.shape)}"
                 )
-        width = None if edge_attr is None else edge_attr.shape[-1]
-        if width != self.edge_dim:
-            got = "none" if edge_attr is None else f"shape {list(edge_attr.shape)}"
-            raise ValueError(
-                f"edge_attr must match edge_dim={self.edge_dim}: a matrix "
-                f"[E, {self.edge_dim}], or none where edge_dim is None; got {got}"
-            )
-        if torch.compiler.is_compiling() or not edge_index.numel():
-            return
-        for name, ends, part in zip(("source", "target"), edge_index, parts, strict=True):
-            if ends.min() < 0 or ends.max() >= part.shape[0]:
-                raise ValueError(
-                    f"edge_index names {name} nodes from {int(ends.min())} to {int(ends.max())}, "
-                    f"but x has {part.shape[0]} of them"
-                )
+            if not part.is_floating_point():
+                raise TypeError(f"x must be a floating-point tensor, got {part.dtype}")
 
-    def message(self, x_j: Tensor, edge: Tensor | None, weight: Tensor | None) -> Tensor:
+    def _edges(
+        self,
+        source: Tensor,
+        target: Tensor | None,
+        edge_index: Any,
+        size: tuple[int | None, int | None] | None,
+        is_bipartite: bool,
+    ) -> Edges:
+        """The edges, with the numbers of sources and receivers, once they fit together."""
+        edges = Edges.read(edge_index)
+        sources, receivers = source.shape[0], None if target is None else target.shape[0]
+        for given in (edges.size, size or (None, None)):
+            receivers = given[1] if receivers is None else receivers
+            for name, said, number in zip(
+                ("sources", "receivers"), given, (sources, receivers), strict=True
+            ):
+                if said is not None and said != number:
+                    raise ValueError(
+                        f"edge_index or size says {said} {name}, but x has {number} of them"
+                    )
+        receivers = sources if receivers is None else receivers  # as PyG does
+        edges = replace(edges, size=(sources, receivers), is_bipartite=is_bipartite)
+        if reads_values(edges.edge_index, self.validate):
+            edges.check_range()
+            if edges.values is not None and edges.values.dim() == 1 and (edges.values != 1).any():
+                raise ValueError(
+                    "the values of adj_t must be 1, since edges have no weights; use "
+                    "adj_t without values, or pass them as edge_attr with edge_dim=1"
+                )
+        return edges
+
+    def _encoded(self, edges: Edges, edge_attr: Tensor | None, x: Tensor) -> Tensor | None:
+        """Edge features as messages carry them, ``[E, channels]``."""
+        if edge_attr is None and edges.values is not None and edges.values.dim() > 1:
+            edge_attr = edges.values
+        encoder, number = self.edge_encoder, edges.edge_index.shape[1]
+        if encoder is None:
+            if edge_attr is not None:
+                raise ValueError(
+                    f"edge_attr was given, shape {list(edge_attr.shape)}, but the layer has "
+                    "neither edge_dim nor edge_encoder"
+                )
+            return None
+        if edge_attr is None:
+            raise ValueError("edge_attr is missing: the layer has edge_dim or edge_encoder")
+        if edge_attr.shape[:1] != (number,):
+            raise ValueError(
+                f"edge_attr must have one row for each of the {number} edges, "
+                f"got shape {list(edge_attr.shape)}"
+            )
+        if self.edge_dim is not None:
+            self._check_features(edge_attr)
+        elif not number:  # an encoder may refuse empty input
+            return x.new_zeros(0, self.form.channels)
+        encoded = encoder(edge_attr)
+        expected = (number, self.form.channels)
+        if encoded.shape != expected:
+            raise ValueError(
+                f"edge_encoder returned shape {list(encoded.shape)}, expected {list(expected)}: "
+                f"one vector of the messages' size {self.form.channels} for each edge"
+            )
+        return encoded
+
+    def _check_features(self, edge_attr: Tensor) -> None:
+        if edge_attr.dim() != 2 or edge_attr.shape[1] != self.edge_dim:
+            raise ValueError(
+                f"edge_attr must have shape [E, edge_dim={self.edge_dim}], "
+                f"got {list(edge_attr.shape)}"
+            )
+        if not edge_attr.is_floating_point():
+            raise TypeError(
+                f"edge_attr must be a floating-point tensor for edge_dim, got {edge_attr.dtype}; "
+                "call edge_attr.float(), or embed categories by edge_encoder"
+            )
+
+    def message(
+        self, x_j: Tensor, edge: Tensor | None, norm_i: Tensor | None, norm_j: Tensor | None
+    ) -> Tensor:
         """The message of each edge: ``[E, channels]``."""
         message = torch.relu(x_j if edge is None else x_j + edge)
-        return message if weight is None else weight[:, None] * message
+        return message if norm_i is None or norm_j is None else norm_i * norm_j * message
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
-            f"form={type(self.form).__name__}, edge_dim={self.edge_dim}, {self.aggr_module})"
+            f"form={type(self.form).__name__}, edge_encoder={self.edge_encoder}, "
+            f"{self.aggr_module})"
         )

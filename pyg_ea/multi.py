@@ -1,4 +1,4 @@
-"""Aggregations side by side, each behind its own norm."""
+"""NormedMultiAggregation: several aggregations concatenated, each followed by its own norm."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ from pyg_ea.checks import checked_segments, positive_integer
 
 
 class NormedMultiAggregation(MultiAggregation):
-    r"""Several aggregations of the same elements, each behind its own norm, concatenated:
+    r"""Several aggregations of the same elements, each followed by its own norm, concatenated:
 
     .. math::
         y_s = \big[\, \mathrm{norm}_1(\mathrm{aggr}_1(X_s)), \dots,
         \mathrm{norm}_k(\mathrm{aggr}_k(X_s)) \,\big]
 
-    PyG's ``MultiAggregation`` has no norms; EA barely learns without one, and a sum beside a mean
-    would drown it. An empty set gives 0, whatever the norms' biases have learned. PyG's part is
-    handed ``index`` even where ``ptr`` was passed: its reductions by ``ptr`` have wrong second
-    derivatives where torch-scatter is installed. ::
+    PyG's ``MultiAggregation`` has no norms. EA needs one to learn, and without norms a sum has a
+    much larger scale than a mean. An empty set gives 0, whatever biases the norms have learned.
+    PyG's aggregations receive ``index`` even if ``ptr`` was given, since their reductions by
+    ``ptr`` have wrong second derivatives if torch-scatter is installed. ::
 
         NormedMultiAggregation([EAAggregation(16, 32), "mean", "sum"], channels=[32, 16, 16])
 
     Args:
         aggrs: PyG aggregations, or names that PyG resolves.
-        channels: size of the result of each, one for all or one for each.
-        norm: makes a norm for a result of that size; ``nn.Identity`` for none.
+        channels: size of each aggregation's result, one for all or one for each.
+        norm: function from a size to the norm of a result of that size. Default:
+            ``nn.LayerNorm``. Use ``nn.Identity`` for no norm.
 
     Shapes:
-        - **x:** :math:`(*, N, D_x)`; **index:** :math:`(N)`, or **ptr:** :math:`(S + 1)`
-        - **output:** :math:`(*, S, \text{out\_channels})`, the sum of ``channels``
+        - **x:** :math:`(*, N, D_x)`
+        - **index:** :math:`(N)`, int64, or **ptr:** :math:`(S + 1)`; neither: one set
+        - **output:** :math:`(*, S, \text{out\_channels})`, ``out_channels`` being the sum of
+          ``channels``
 
-    Preconditions are those of the parts: some of PyG's take a sorted ``index`` only, or none but
+    Preconditions are those of the aggregations: some of PyG's require a sorted ``index`` or
     two-dimensional x.
 
     Raises:
-        ValueError: when there is no part, when ``channels`` has another length, or when a part's
-            result has another size than it says.
-        TypeError: when a size is no integer.
+        ValueError: if there is no aggregation, if ``channels`` has another length, or if a result
+            has another size than ``channels`` says.
+        TypeError: if a size is not an integer.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class NormedMultiAggregation(MultiAggregation):
         self.norms = nn.ModuleList(norm(size) for size in self.channels)
 
     def reset_parameters(self) -> None:
-        """Re-initialises all parts and norms."""
+        """Re-initialises all aggregations and norms."""
         super().reset_parameters()
         for module in self.norms:
             reset(module)
@@ -82,9 +85,11 @@ class NormedMultiAggregation(MultiAggregation):
         return torch.where((segments.count > 0).view(shape), y, 0.0)
 
     def combine(self, inputs: list[Tensor]) -> Tensor:
-        """The results of the parts, normed and concatenated."""
+        """Results ``[*, S, channels]`` of the aggregations, normalised and concatenated."""
         for aggr, y, size in zip(self.aggrs, inputs, self.channels, strict=True):
             if y.shape[-1] != size:
-                raise ValueError(f"{aggr} gives {y.shape[-1]} channels, channels says {size}")
-        normed = [norm(y) for norm, y in zip(self.norms, inputs, strict=True)]
-        return torch.cat(normed, dim=-1)
+                raise ValueError(
+                    f"{aggr} returned {y.shape[-1]} channels, but channels says {size}"
+                )
+        normalised = [norm(y) for norm, y in zip(self.norms, inputs, strict=True)]
+        return torch.cat(normalised, dim=-1)

@@ -1,4 +1,4 @@
-"""Equilibrium Aggregation at a learning rate of its own."""
+"""Parameter groups: EA's learning rate, and no weight decay on its step size and regulariser."""
 
 from __future__ import annotations
 
@@ -7,34 +7,58 @@ from typing import Any
 
 from torch import nn
 
-from pyg_ea.aggregation import layers_in
+from pyg_ea.aggregation import EAAggregation, layers_in
+from pyg_ea.energy import L2Prior
 
 
-def parameter_groups(model: nn.Module, ea_lr: float) -> list[dict[str, Any]]:
-    """Groups for an optimiser of ``torch.optim``: EA's parameters at ``ea_lr``, the others at its
-    own rate::
+def parameter_groups(model: nn.Module, ea_lr: float | None = None) -> list[dict[str, Any]]:
+    """Parameter groups for an optimiser of ``torch.optim``::
 
-        optimizer = torch.optim.Adam(parameter_groups(model, ea_lr=1e-3), lr=1e-2)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, ea_lr=1e-3), lr=1e-2, weight_decay=0.01
+        )
 
-    The solver runs through the same potential at each of its steps, so a change of its weights acts
-    many times over: at a rate that suits the rest of a network EA can be learning far too fast. A
-    scheduler scales both rates alike.
+    The solver evaluates the same potential at each of its steps, so a change of its weights acts
+    many times. A learning rate that suits the rest of a network can be too high for EA. A scheduler
+    scales all rates alike.
+
+    The solver's step size and momentum and the weight of :class:`L2Prior` are stored as raw values,
+    on which weight decay would act wrongly: it would pull the step size towards softplus(0) = 0.69,
+    momentum towards sigmoid(0) = 0.5 and the weight towards 0.69. Their group has no weight decay.
 
     Args:
-        model: a module holding at least one :class:`EAAggregation`.
-        ea_lr: learning rate of the parameters of potential, prior and solver.
+        model: a module with at least one :class:`EAAggregation`.
+        ea_lr: learning rate of the parameters of potential, prior and solver. Default: that of the
+            optimiser.
 
     Returns:
-        The other parameters, if there are any, and those of EA, each parameter once and in the
-        order of ``model.parameters()``.
+        Up to three groups, in this order; empty ones are left out:
+
+        1. the parameters outside of EA;
+        2. those of potentials and priors, at ``ea_lr``;
+        3. the raw step sizes, momenta and prior weights, at ``ea_lr``, with ``weight_decay`` 0.
+
+        Each parameter is in one group, in the order of ``model.parameters()``.
 
     Raises:
-        ValueError: when ``model`` holds no ``EAAggregation``, or the rate is not positive.
+        ValueError: when ``model`` has no ``EAAggregation``, or the rate is not positive.
     """
-    if not 0 < ea_lr < math.inf:
+    if ea_lr is not None and not 0 < ea_lr < math.inf:
         raise ValueError(f"ea_lr must be positive, got {ea_lr}")
-    of_ea = {parameter for layer in layers_in(model) for parameter in layer.parameters()}
-    others = [p for p in model.parameters() if p not in of_ea]
-    ours = [p for p in model.parameters() if p in of_ea]
-    groups: list[dict[str, Any]] = [{"params": others}] if others else []
-    return [*groups, {"params": ours, "lr": ea_lr}]
+    layers = layers_in(model)
+    of_ea = {parameter for layer in layers for parameter in layer.parameters()}
+    raw = {parameter for layer in layers for parameter in _raw_parameters(layer)}
+    rate = {} if ea_lr is None else {"lr": ea_lr}
+    everything = list(model.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in everything if p not in of_ea]},
+        {"params": [p for p in everything if p in of_ea and p not in raw], **rate},
+        {"params": [p for p in everything if p in raw], **rate, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _raw_parameters(layer: EAAggregation) -> list[nn.Parameter]:
+    """Parameters whose effective value is their softplus or sigmoid."""
+    prior = layer.prior
+    return [*layer.solver.parameters(), *([prior.raw_weight] if isinstance(prior, L2Prior) else [])]

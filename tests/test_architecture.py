@@ -18,12 +18,12 @@ THIRD_PARTY = {"torch", "torch_geometric"}
 # From below to above; a module imports from lower levels, or from its own package's own files.
 LEVELS = [
     {"diagnostics", "transforms", "native", "second_order"},
-    {"segments", "step"},
+    {"segments", "step", "edges"},
     {"checks"},
     {"potentials", "solver"},
     {"energy"},
     {"adjoints"},
-    {"aggregation"},
+    {"aggregation", "forms"},
     {"pool", "conv", "losses", "multi", "optim"},
     {"__init__"},
 ]

@@ -115,5 +115,5 @@ def test_senseless_arguments_are_refused(parts, channels, message) -> None:
 
 def test_a_part_of_another_size_is_named() -> None:
     x, index = batch()
-    with pytest.raises(ValueError, match="gives 6 channels, channels says 5"):
+    with pytest.raises(ValueError, match="returned 6 channels, but channels says 5"):
         NormedMultiAggregation(["sum", "mean"], [CHANNELS, 5])(x, index)
