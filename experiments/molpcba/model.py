@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,10 +11,10 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
 from experiments.molpcba.config import Config, require
-from experiments.molpcba.convs import LAYERS
-from experiments.molpcba.data.ogb import AtomEncoder
+from experiments.molpcba.data.ogb import AtomEncoder, BondEncoder
 from experiments.molpcba.parallel import BatchNorm
 from experiments.molpcba.readouts import build_ea, build_readout
+from pyg_ea import EAConv, GINForm
 
 
 class MoleculeNetwork(nn.Module):
@@ -37,10 +39,7 @@ class MoleculeNetwork(nn.Module):
         super().__init__()
         width, depth = require(config.width), require(config.layers)
         self.dropout = require(config.dropout)
-        convs = []
-        for _ in range(depth):
-            aggr = build_ea(config, width, width) if config.local == "ea" else "sum"
-            convs.append(LAYERS[config.model](width, aggr))
+        convs = [build_conv(config, width) for _ in range(depth)]
         readout = build_readout(config, width, graph_sizes)
         self.atom_encoder = AtomEncoder(width)
         self.convs = nn.ModuleList(convs)
@@ -76,6 +75,16 @@ class MoleculeNetwork(nn.Module):
             x = norm(conv(x, batch.edge_index, batch.edge_attr))
             x = F.dropout(x if i == last else torch.relu(x), self.dropout, self.training)
         return x
+
+
+def build_conv(config: Config, width: int) -> EAConv:
+    """OGB's layer for molecules; the sum over neighbours may be EA."""
+    aggr = build_ea(config, width, width) if config.local == "ea" else "sum"
+    form: GINForm | Literal["gcn"] = "gcn"
+    if config.model == "gin":
+        hidden = [nn.Linear(width, 2 * width), BatchNorm(2 * width), nn.ReLU()]
+        form = GINForm(width, width, nn.Sequential(*hidden, nn.Linear(2 * width, width)))
+    return EAConv(width, width, form, edge_encoder=BondEncoder(width), aggr=aggr)
 
 
 class VirtualNode(nn.Module):

@@ -63,6 +63,7 @@ class BatchNorm(nn.BatchNorm1d):
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor) -> None:
         """Moves the running statistics."""
+        self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             running.lerp_(value, self.momentum)  # type: ignore[union-attr, arg-type]
 
