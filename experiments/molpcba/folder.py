@@ -14,7 +14,7 @@ import yaml
 
 from experiments import common
 from experiments.common import UserError
-from experiments.molpcba.config import Config, flag, saved_settings, to_dict, to_yaml
+from experiments.molpcba.config import Config, flag, resolve, saved_settings, to_dict, to_yaml
 
 FREE = {"runs_dir", "name", "resume", "root", "csv", "patience", "compile", "accelerator"}
 """Settings that may change when a run is resumed."""
@@ -140,7 +140,7 @@ class RunFolder:
 
     def check_same(self, config: Config) -> None:
         """Raises ``UserError`` when ``config`` is not the one this run was started with."""
-        then = to_dict(Config()) | self.read_config()
+        then = to_dict(resolve(Config(**self.read_config()), ""))
         now = to_dict(config) | {"preset": "none"}
         free = FREE | (set() if config.schedule == "cosine" else {"epochs"})
         for key in sorted((then.keys() | now.keys()) - free):
