@@ -1,4 +1,4 @@
-"""Data: OGB's sets by name, the embedded set, splits, and prepared files that are whole or absent."""
+"""Data: OGB's sets by name, the embedded set, splits, prepared files whole or absent."""
 
 from __future__ import annotations
 

@@ -1,0 +1,60 @@
+"""Several seeds, the summary of runs, and predictions of a trained network."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.molpcba import predict, summary
+from tests.molpcba.conftest import tiny_rows
+
+
+def test_seeds_are_pooled_and_kinds_kept_apart(command, tmp_path, capsys):
+    assert command("--seeds", "2", "--epochs", "2") == 0
+    assert "2 seeds: test AP" in capsys.readouterr().out
+    for name, flags in {"mean": ["--readout", "mean"], "clip": ["--inner-clip", "50.0"]}.items():
+        assert command("--name", name, "--epochs", "2", *flags) == 0
+    runs, out = sorted((tmp_path / "runs").glob("*")), tmp_path / "summary"
+    assert summary.main([*map(str, runs), "--out", str(out)]) == 0
+    table = pd.read_csv(out / "summary.csv").set_index("run")
+    plain = "gin-ea3 (inner_clip not set)"
+    seeds = {plain: 2, "gin-ea3 (inner_clip 50.0)": 1, "gin-mean": 1}
+    assert table["seeds"].to_dict() == seeds
+    tests = [
+        json.loads((tmp_path / "runs" / f"run-seed{seed}" / "results.json").read_text())["test"]
+        for seed in (0, 1)
+    ]
+    assert table["test_mean"][plain] == pytest.approx(sum(tests) / 2)
+    assert "AP on tiny (random split" in (out / "summary.md").read_text()
+    assert (out / "summary.png").stat().st_size > 10_000
+
+
+def test_summary_refuses_to_mix_data(command, tmp_path, capsys):
+    assert command("--epochs", "1") == 0
+    assert command("--epochs", "1", "--name", "other", "--split-seed", "1") == 0
+    runs = [str(tmp_path / "runs" / name) for name in ("run", "other")]
+    assert summary.main([*runs, "--out", str(tmp_path / "s")]) == 2
+    assert "cannot be compared" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [["--ema", "0.5"], ["--readout", "pna+pyg-ea"], ["--model", "gcn"]]
+)
+def test_predictions_are_those_of_the_trained_network(command, tmp_path, tiny_data, flags):
+    """For each readout that needs more than a checkpoint's weights to be built."""
+    assert command("--epochs", "1", *flags) == 0
+    path = tmp_path / "runs" / "run" / "checkpoints" / "best.ckpt"
+    (tmp_path / "new.smi").write_text("\n".join(row["smiles"] for row in tiny_rows()[:5]))
+    out = tmp_path / "out.csv"
+    given = ["--checkpoint", str(path), "--smiles", str(tmp_path / "new.smi"), "--out", str(out)]
+    assert predict.main(given) == 0
+    table = pd.read_csv(out)[tiny_data.task_names]
+    network, _ = predict.load_network(path)
+    with torch.no_grad():
+        expected = network(tiny_data.graphs.batch(torch.arange(5))).sigmoid()
+    got = torch.tensor(table.to_numpy(), dtype=torch.float32)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
