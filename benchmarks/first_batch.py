@@ -22,8 +22,8 @@ def main() -> None:
     import torch
 
     import experiments.molpcba.__main__  # noqa: F401 (all that the trainer imports)
-    from experiments.molpcba.data import GraphLoader, load
     from experiments.molpcba.config import load_preset
+    from experiments.molpcba.data import GraphLoader, load
 
     marks.append(("imports", time.time()))
     data = load(csv=Path(csv), root=Path(root), split="random")

@@ -44,7 +44,7 @@ def test_the_table_of_a_grid_of_runs_is_made_of_its_records(study, tmp_path):
 
 @pytest.mark.parametrize("study", ABLATIONS, ids=lambda p: p.name)
 def test_runs_have_the_settings_of_their_rows(study):
-    for run in Records.read(study).runs.itertuples():
+    for run in Records(study).runs.itertuples():
         row = Study.read(run.study).rows[run.row]
         assert run.reference == row.reference
         config = json.loads(run.config)
