@@ -4,12 +4,12 @@ import sys
 
 from setuptools import Extension, setup
 
-FOLDER = "pyg_ea/native"
+FOLDER = "pyg_ea/fused/native"
 
 kernels = Extension(
-    "pyg_ea.native.kernels",
+    "pyg_ea.fused.native.kernels",
     sources=[f"{FOLDER}/kernels.c"],
-    depends=[f"{FOLDER}/tanh_norm.h", f"{FOLDER}/passes.h", f"{FOLDER}/step.h"],
+    depends=[f"{FOLDER}/{name}.h" for name in ("tanh_norm", "elements", "solve")],
     extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
     extra_link_args=["-fopenmp", "-lm"],
     optional=True,

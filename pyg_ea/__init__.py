@@ -21,6 +21,7 @@ from pyg_ea.energy import (
     unit_scaling,
 )
 from pyg_ea.forms import GCNForm, GINForm
+from pyg_ea.fused import solve_backend
 from pyg_ea.losses import auxiliary_loss
 from pyg_ea.multi import NormedMultiAggregation
 from pyg_ea.optim import parameter_groups
@@ -70,6 +71,7 @@ __all__ = [
     "log_scaling",
     "mean_scaling",
     "parameter_groups",
+    "solve_backend",
     "unit_scaling",
 ]
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyg_ea.checks import positive_integer
 from pyg_ea.energy import Energy
+from pyg_ea.fused import is_supported, solve
 from pyg_ea.solver import NesterovSolver, Solution
 
 
@@ -32,27 +33,31 @@ class Unrolled:
 
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         """See :meth:`Adjoint.solve`."""
-        return solver.run(energy.gradient, solver.start(y), steps)
+        if is_supported(solver, energy, y):
+            return solve(solver, energy, y, steps)
+        return solver.run(energy.gradient, Solution.at_rest(y), steps)
 
 
 @dataclass(frozen=True)
 class Checkpointed:
-    """The gradient of :class:`Unrolled`, to rounding, in the memory of one step.
+    """The gradient of :class:`Unrolled`, to rounding, in the memory of a few steps.
 
-    Only y and momentum of each step are kept (``[S, D]``, small); backward computes each step
-    again: a quarter to a half more time than :class:`Unrolled` (``docs/benchmarks.md``). As with
-    any ``torch.utils.checkpoint``, what is recomputed reads the module's own parameters: not for
-    use inside ``torch.func.functional_call``.
+    Only y and momentum of some steps are kept (``[S, D]``, small); backward computes activations
+    again: a quarter to a half more time than :class:`Unrolled` (``docs/benchmarks.md``). Outside
+    the fused solve this is ``torch.utils.checkpoint``, which reads the module's own parameters: not
+    for use inside ``torch.func.functional_call``.
     """
 
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         """See :meth:`Adjoint.solve`."""
+        if is_supported(solver, energy, y):
+            return solve(solver, energy, y, steps, recompute=True)
         if not torch.is_grad_enabled():
             return Unrolled().solve(solver, energy, y, steps)
-        state = solver.start(y)
+        state = Solution.at_rest(y)
         for _ in range(steps):
             state = checkpoint(solver.run, energy.gradient, state, 1, use_reentrant=False)
-        return state._replace(y=_tied(state.y, state.path_norm))
+        return state
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,9 @@ class Truncated:
 
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         """See :meth:`Adjoint.solve`."""
-        state = solver.start(y)
+        if is_supported(solver, energy, y):
+            return solve(solver, energy, y, steps, last=self.last)
+        state = Solution.at_rest(y)
         head = max(steps - self.last, 0)
         with torch.no_grad():
             state = solver.run(energy.gradient, state, head)
@@ -170,16 +177,6 @@ class Implicit:
                 stacklevel=2,
             )
         return -solution
-
-
-def _tied(y: Tensor, norm: Tensor) -> Tensor:
-    """``y [S, D]``, with a gradient of zero to ``norm [S]``.
-
-    So that backward visits all of a step even where the loss has no norm in it: ``checkpoint``
-    keeps what it recomputed for a part that is never visited, an ``[S, D]`` a step.
-    """
-    never = torch.zeros_like(norm, dtype=torch.bool)[:, None]
-    return torch.where(never, norm[:, None], y)
 
 
 def _conjugate_gradients(

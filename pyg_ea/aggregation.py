@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -15,12 +16,20 @@ from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.inits import reset
 
 from pyg_ea.adjoints import Adjoint, Unrolled
-from pyg_ea.checks import check_elements, checked_segments, positive_integer
+from pyg_ea.checks import (
+    check_elements,
+    checked_segments,
+    positive_integer,
+    reads_values,
+    refuse_tracing,
+)
 from pyg_ea.diagnostics import Diagnostics, DivergenceWarning
 from pyg_ea.energy import Energy, L2Prior, Scaling, log_scaling
+from pyg_ea.fused import Elements
 from pyg_ea.potentials import ResNetPotential, bind
-from pyg_ea.segments import Segments, state_dtype
+from pyg_ea.segments import Segments
 from pyg_ea.solver import NesterovSolver, Solution
+from pyg_ea.tensors import state_dtype
 
 T = TypeVar("T")
 _LIBRARIES = ("pyg_ea.", "torch.", "torch_geometric.")
@@ -44,30 +53,39 @@ class EAAggregation(Aggregation):
     Args:
         in_channels: size :math:`D_x` of an element.
         out_channels: size :math:`D_y` of the result.
-        hidden_channels: width :math:`H` of the default potential, which the time goes with,
-            squared; ``out_channels`` if not given.
+        hidden_channels: hidden width :math:`H` of the default potential; ``in_channels`` if not
+            given. Run time grows with :math:`H^2`, and only linearly with ``out_channels``.
         steps: solver steps :math:`T`. Time is proportional to it, and so is memory in training
             unless ``adjoint`` says otherwise.
-        eval_steps: solver steps in eval mode; ``steps`` if not given. More help a loop that
-            converges; a learned potential is trained for where ``steps`` end.
-        potential: :math:`F`, any module ``forward(x [N, Dx], y [N, Dy]) -> [N]``. Default:
+        eval_steps: solver steps in eval mode; ``steps`` if not given. Use more than ``steps`` only
+            if the inner loop converges.
+        potential: :math:`F`, any module or function ``(x [N, Dx], y [N, Dy]) -> [N]``. Default:
             :class:`ResNetPotential`.
-        prior: :math:`R`, any module ``forward(y [S, Dy]) -> [S]``. Default: :class:`L2Prior`.
+        prior: :math:`R`, any module or function ``(y [S, Dy]) -> [S]``. Default:
+            :class:`L2Prior`.
         solver: default :class:`NesterovSolver`.
         adjoint: how backward goes through the solver. Default: :class:`Unrolled`.
         scaling: the factor in front, a function of counts ``[S]``. Default :func:`log_scaling`.
+        validate: whether the values of inputs are checked (NaN, range of ``index``) and divergence
+            is reported. Default None: on a CPU only. On a GPU each check makes the host wait; there
+            an index out of range ends in a device assertion of torch.
 
     Shapes:
         - **x:** :math:`(*, N, D_x)`, floating; leading dimensions are further, independent batches
-        - **index:** :math:`(N)`, int64, in any order, or **ptr:** :math:`(S + 1)`; neither: one set
+        - **index:** :math:`(N)`, int64, in any order, or **ptr:** :math:`(S + 1)`; neither: one
+          set. Pass ``dim_size`` where the last sets may be empty, and on a GPU, where reading it
+          from ``index`` makes the host wait
         - **output:** :math:`(*, S, D_y)`, in the dtype of x
 
     Raises:
         ValueError: for sizes, shapes or values that make no sense, NaN and infinity included.
         TypeError: for a wrong dtype.
+        RuntimeError: under ``torch.jit.trace``.
 
     Warns:
         DivergenceWarning: when the inner loop of a segment diverges.
+
+    Cost: :math:`T (4 N H^2 + 2 S (3H + 32) D_y)` multiply-adds forward, twice that again backward.
     """
 
     def __init__(
@@ -78,14 +96,15 @@ class EAAggregation(Aggregation):
         steps: int = 15,
         eval_steps: int | None = None,
         *,
-        potential: nn.Module | None = None,
-        prior: nn.Module | None = None,
+        potential: Callable[[Tensor, Tensor], Tensor] | None = None,
+        prior: Callable[[Tensor], Tensor] | None = None,
         solver: NesterovSolver | None = None,
         adjoint: Adjoint | None = None,
         scaling: Scaling = log_scaling,
+        validate: bool | None = None,
     ) -> None:
         super().__init__()
-        hidden_channels = out_channels if hidden_channels is None else hidden_channels
+        hidden_channels = in_channels if hidden_channels is None else hidden_channels
         eval_steps = steps if eval_steps is None else eval_steps
         self.in_channels = positive_integer("in_channels", in_channels)
         self.out_channels = positive_integer("out_channels", out_channels)
@@ -99,36 +118,43 @@ class EAAggregation(Aggregation):
         self.solver = NesterovSolver() if solver is None else solver
         self.adjoint = Unrolled() if adjoint is None else adjoint
         self.scaling = scaling
-        self._solution: Solution | None = None
-        self._occupied: Tensor | None = None
+        self.validate = validate
+        self._solutions: list[Solution] = []
+        self._pass: FrameType | None = None
 
     def reset_parameters(self) -> None:
         """Re-initialises potential, prior and solver, and forgets the last solution."""
         for module in (self.potential, self.prior, self.solver):
             reset(module)
-        self._solution = self._occupied = None
+        self._solutions, self._pass = [], None
 
     @property
-    def solution(self) -> Solution:
-        """The solver's :class:`Solution` of the last forward pass, graph included.
+    def solution(self) -> Solution | None:
+        """:class:`Solution` of the last call, None before the first.
 
-        Raises:
-            RuntimeError: before the first forward pass.
+        With its graph in training mode, detached in eval mode.
         """
-        if self._solution is None:
-            raise RuntimeError("EAAggregation has no solution yet: call the layer first")
-        return self._solution
+        return self._solutions[-1] if self._solutions else None
 
     @property
-    def occupied(self) -> Tensor:
-        """Which segments of the last forward pass held an element, bool ``[S]``.
+    def solutions(self) -> list[Solution]:
+        """Solutions of all calls in the last forward pass of the model that holds the layer."""
+        return list(self._solutions)
 
-        Raises:
-            RuntimeError: before the first forward pass.
-        """
-        if self._occupied is None:
-            raise RuntimeError("EAAggregation has no solution yet: call the layer first")
-        return self._occupied
+    def __call__(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        ptr: Tensor | None = None,
+        dim_size: int | None = None,
+        dim: int = -2,
+        **kwargs: Any,
+    ) -> Any:
+        """See :meth:`forward`."""
+        refuse_tracing(type(self).__name__)
+        if index is None and ptr is None and dim_size is None:
+            dim_size = 1
+        return super().__call__(x, index, ptr, dim_size, dim, **kwargs)
 
     def forward(
         self,
@@ -138,32 +164,38 @@ class EAAggregation(Aggregation):
         dim_size: int | None = None,
         dim: int = -2,
         max_num_elements: int | None = None,
-    ) -> Tensor:
-        """Aggregates ``x`` over dimension ``dim``; see the class for shapes."""
+        return_solution: bool = False,
+    ) -> Tensor | tuple[Tensor, Solution]:
+        """Aggregates ``x`` over dimension ``dim``; see the class for shapes.
+
+        ``return_solution`` adds the :class:`Solution` to the result, with its graph, for
+        :func:`auxiliary_loss`; its segments are those of the leading dimensions in turn.
+        """
         x, segments, leading, size = self._elements(x, index, ptr, dim_size, dim)
         steps = self.steps if self.training else self.eval_steps
-        y = _outside_inference_mode(lambda x, s: self._solve(x, s, steps), x, segments)
-        y = y.to(x.dtype).reshape(*leading, size, self.out_channels)
-        return y.movedim(-2, dim)
+        solution = _outside_inference_mode(lambda x, s: self._solve(x, s, steps), x, segments)
+        self._record(solution)
+        y = solution.y.to(x.dtype).reshape(*leading, size, self.out_channels).movedim(-2, dim)
+        return (y, solution) if return_solution else y
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles, in place, the gradient that every inner step evaluates.
+    def compile(self, **options: Any) -> None:
+        """Compiles, in place, the work on the elements in every inner step, forward and backward.
 
-        One graph for training and one for evaluation serve all steps, batch sizes and adjoints;
-        torch may add one for very large batches and for single sets. The first call takes half a
-        minute or so. On a CPU it does not pay: the layer as it is, which keeps to the cache, is
-        faster and needs less memory (``docs/benchmarks.md``). Warns and leaves the layer as it is
-        where no C++ compiler is found, or where the potential has no closed-form gradient.
+        One graph each serves all steps, batch sizes and adjoints; torch may add one for very large
+        batches and for single sets. The first call takes half a minute or so. On a CPU it does not
+        pay: the C code is faster and needs less memory (``docs/benchmarks.md``). Warns and leaves
+        the layer as it is where no C++ compiler is found, or where the potential is not
+        :class:`ResNetPotential`.
 
         Args:
-            args, kwargs: for ``torch.compile``; ``dynamic=True`` unless given.
+            options: for ``torch.compile``; ``dynamic=True`` unless given.
         """
         if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
             reason = "no C++ compiler found (install g++ or set CXX)"
         elif not isinstance(self.potential, ResNetPotential):
             reason = f"{type(self.potential).__name__} has no closed-form gradient"
         else:
-            self.potential.compile_gradient(*args, **{"dynamic": True, **kwargs})
+            self.potential.elements = Elements.compiled(**{"dynamic": True, **options})
             return
         warnings.warn(f"EAAggregation runs uncompiled: {reason}", stacklevel=2)
 
@@ -185,12 +217,11 @@ class EAAggregation(Aggregation):
             energy = self._energy(x, segments)
             start = self._zero(x, segments)
             solution = self.adjoint.solve(self.solver, energy, start, steps)
-            gradient = energy.gradient(solution.y).abs().amax(dim=1)
             before, after = energy.value(start), energy.value(solution.y)
             return Diagnostics(
                 count=segments.count,
                 steps=solution.steps,
-                gradient_norm=gradient,
+                gradient_max=solution.gradient_max,
                 energy_before=before,
                 energy_after=after,
                 converged=solution.converged,
@@ -200,14 +231,26 @@ class EAAggregation(Aggregation):
         with torch.no_grad():
             return _outside_inference_mode(run, x, segments)
 
-    def _solve(self, x: Tensor, segments: Segments, steps: int) -> Tensor:
+    def _solve(self, x: Tensor, segments: Segments, steps: int) -> Solution:
         energy = self._energy(x, segments)
         start = self._zero(x, segments)
         solution = self.adjoint.solve(self.solver, energy, start, steps)
-        if not torch.compiler.is_compiling():
+        solution = solution._replace(occupied=segments.count > 0)
+        if reads_values(self.validate, x):
             solution = _with_divergence(solution, energy, start)
-        self._solution, self._occupied = solution, segments.count > 0
-        return solution.y
+        return solution
+
+    def _record(self, solution: Solution) -> None:
+        """Keeps the solution, for :func:`auxiliary_loss`, with those of the same forward pass."""
+        if not (self.training and torch.is_grad_enabled()):
+            self._solutions = [Solution(*(field.detach() for field in solution))]
+        elif torch.compiler.is_compiling():
+            self._solutions = [solution]
+        else:
+            call = _outermost_call()
+            if call is None or call is not self._pass:
+                self._solutions, self._pass = [], call
+            self._solutions.append(solution)
 
     def _energy(self, x: Tensor, segments: Segments) -> Energy:
         scale = self.scaling(segments.count.to(state_dtype(x.dtype)))
@@ -221,19 +264,18 @@ class EAAggregation(Aggregation):
         self, x: Tensor, index: Tensor | None, ptr: Tensor | None, dim_size: int | None, dim: int
     ) -> tuple[Tensor, Segments, torch.Size, int]:
         """Checked elements ``[N, Dx]``, their segments, leading sizes and S of the result."""
-        check_elements(x, dim, self.in_channels, self.potential)
+        check_elements(x, dim, self.in_channels, self.potential, self.validate)
         x = x.movedim(dim, -2)
         leading = x.shape[:-2]
-        segments = checked_segments(x.shape[-2], index, ptr, dim_size, x.device)
+        segments = checked_segments(
+            x.shape[-2], index, ptr, dim_size, x.device, self.validate
+        )
         tiled = segments.tiled(leading.numel())
         return x.reshape(-1, x.shape[-1]), tiled, leading, segments.num_segments
 
     def __getstate__(self) -> dict[str, object]:
-        return {
-            **self.__dict__,
-            "_solution": None,
-            "_occupied": None,
-        }  # it holds a graph, which cannot be copied
+        # solutions hold a graph, which cannot be copied
+        return {**self.__dict__, "_solutions": [], "_pass": None}
 
     def __repr__(self) -> str:
         return (
@@ -272,6 +314,17 @@ def _with_divergence(solution: Solution, energy: Energy, start: Tensor) -> Solut
             stacklevel=_user_level(),
         )
     return solution._replace(diverged=diverged)
+
+
+def _outermost_call() -> FrameType | None:
+    """The frame of the outermost running call of a module, which stands for one forward pass."""
+    frame: FrameType | None = sys._getframe(1)
+    outermost = None
+    while frame is not None:
+        if frame.f_code is nn.Module._call_impl.__code__:
+            outermost = frame
+        frame = frame.f_back
+    return outermost
 
 
 def _user_level() -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from pyg_ea.segments import Segments
+from pyg_ea.tensors import is_concrete
 
 
 def positive_integer(name: str, value: int) -> int:
@@ -22,15 +25,57 @@ def positive_integer(name: str, value: int) -> int:
     return value
 
 
-def check_elements(x: Tensor, dim: int, channels: int, potential: nn.Module) -> None:
+def reads_values(validate: bool | None, tensor: Tensor) -> bool:
+    """Whether checks of ``tensor`` may read its values.
+
+    ``validate`` is the policy of a layer: always (True), never (False), or on a CPU only (None),
+    since on a GPU every check makes the host wait. Never where there are no values to read.
+    """
+    wanted = tensor.device.type == "cpu" if validate is None else validate
+    return wanted and is_concrete(tensor)
+
+
+def refuse_tracing(what: str) -> None:
+    """Refuses ``torch.jit.trace`` and what is built on it, which would freeze sizes and steps.
+
+    Raises:
+        RuntimeError: while tracing.
+    """
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            f"{what} does not support torch.jit.trace (nor add_graph and the old ONNX exporter, "
+            "which use it): use torch.export, torch.compile or torch.onnx.export(dynamo=True)"
+        )
+
+
+def as_plain_tensor(name: str, value: Tensor) -> Tensor:
+    """``value`` without the wrapper that PyG's ``Index`` and ``EdgeIndex`` are.
+
+    Raises:
+        TypeError: for anything but a tensor.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    return value.as_tensor() if hasattr(value, "as_tensor") else value
+
+
+def check_elements(
+    x: Tensor,
+    dim: int,
+    channels: int,
+    potential: Callable[[Tensor, Tensor], Tensor],
+    validate: bool | None = None,
+) -> None:
     """Refuses elements that ``channels`` or ``potential`` cannot take, or that are not finite.
 
     Raises:
         TypeError: for a wrong dtype.
-        ValueError: for a wrong shape, NaN or infinity.
+        ValueError: for a wrong shape, layout or device, NaN or infinity.
     """
     if not x.is_floating_point():
         raise TypeError(f"x must be a floating-point tensor, got {x.dtype}; call x.float()")
+    if x.layout != torch.strided:
+        raise ValueError(f"x must be a dense tensor, got {x.layout}; call x.to_dense()")
     if x.dim() < 2 or dim % x.dim() == x.dim() - 1:
         raise ValueError(
             f"x must have at least two dimensions, the last holding the channels, and dim={dim} "
@@ -40,13 +85,19 @@ def check_elements(x: Tensor, dim: int, channels: int, potential: nn.Module) -> 
         raise ValueError(
             f"x has {x.shape[-1]} channels (shape {list(x.shape)}), expected in_channels={channels}"
         )
-    weight = next(potential.parameters(), x)
+    parameters = potential.parameters() if isinstance(potential, nn.Module) else iter(())
+    weight = next(parameters, x)
+    if weight.device != x.device:
+        raise ValueError(
+            f"x lies on {x.device} but the layer's weights on {weight.device}: call "
+            f"x.to({str(weight.device)!r})"
+        )
     if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         raise TypeError(
             f"x is {x.dtype} but the layer's weights are {weight.dtype}: convert one of them, "
             f"x.to({weight.dtype}) or layer.to({x.dtype}), or use torch.autocast"
         )
-    if not torch.compiler.is_compiling() and not x.isfinite().all():
+    if reads_values(validate, x) and not x.isfinite().all():
         bad = int((~x.isfinite()).sum())
         raise ValueError(f"x holds {bad} values that are NaN or infinite; clean it first")
 
@@ -57,6 +108,7 @@ def checked_segments(
     ptr: Tensor | None,
     dim_size: int | None,
     device: torch.device,
+    validate: bool | None = None,
 ) -> Segments:
     """The segments that PyG's ``index``, ``ptr`` and ``dim_size`` describe, once they make sense.
 
@@ -65,15 +117,20 @@ def checked_segments(
         ValueError: for a wrong shape or range, or an index and ptr that contradict each other.
     """
     if ptr is not None:
-        _check_ptr(ptr, size)
-        segments = Segments.from_ptr(ptr)
-        if index is not None and not torch.equal(index, segments.index):
-            raise ValueError("index and ptr contradict each other; pass one of them")
+        ptr = as_plain_tensor("ptr", ptr)
+        _check_vector("ptr", ptr, device)
+        _check_ptr(ptr, size, reads_values(validate, ptr))
+        segments = Segments.from_ptr(ptr, size)
+        if index is not None and reads_values(validate, ptr):
+            index = as_plain_tensor("index", index)
+            if index.shape != (size,) or not bool((index == segments.index).all()):
+                raise ValueError("index and ptr contradict each other; pass one of them")
         return segments
     if index is None:
         index = torch.zeros(size, dtype=torch.long, device=device)
-    if index.dtype != torch.long:
-        raise TypeError(f"index must be int64, got {index.dtype}; call index.long()")
+        dim_size = 1 if dim_size is None else dim_size
+    index = as_plain_tensor("index", index)
+    _check_vector("index", index, device)
     if index.shape != (size,):
         raise ValueError(
             f"index must have one entry for each of the {size} elements, shape [{size}], "
@@ -83,7 +140,7 @@ def checked_segments(
         dim_size = int(index.max()) + 1 if size else 0
     if dim_size < 0:
         raise ValueError(f"dim_size, the number of segments, must be 0 or more, got {dim_size}")
-    if size and not torch.compiler.is_compiling():
+    if size and reads_values(validate, index):
         low, high = (int(v) for v in index.aminmax())
         if low < 0:
             raise ValueError(f"index must be 0 or more, got {low}")
@@ -95,14 +152,21 @@ def checked_segments(
     return Segments(index, dim_size)
 
 
-def _check_ptr(ptr: Tensor, size: int) -> None:
-    if ptr.dtype != torch.long:
-        raise TypeError(f"ptr must be int64, got {ptr.dtype}; call ptr.long()")
+def _check_vector(name: str, vector: Tensor, device: torch.device) -> None:
+    if vector.dtype != torch.long:
+        raise TypeError(f"{name} must be int64, got {vector.dtype}; call {name}.long()")
+    if vector.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got {vector.layout}")
+    if vector.device != device:
+        raise ValueError(
+            f"{name} lies on {vector.device} but x on {device}: call {name}.to({str(device)!r})"
+        )
+
+
+def _check_ptr(ptr: Tensor, size: int, read: bool) -> None:
     if ptr.dim() != 1 or not ptr.numel():
         raise ValueError(f"ptr must be a vector of S + 1 boundaries, got shape {list(ptr.shape)}")
-    if torch.compiler.is_compiling():
-        return
-    if ptr[0] != 0 or ptr[-1] != size or (ptr[1:] < ptr[:-1]).any():
+    if read and (ptr[0] != 0 or ptr[-1] != size or bool((ptr[1:] < ptr[:-1]).any())):
         raise ValueError(
             f"ptr must rise from 0 to the number of elements, {size}, got {ptr.tolist()[:8]}"
             + ("..." if ptr.numel() > 8 else "")

@@ -14,8 +14,8 @@ from torch_geometric.nn.inits import reset
 
 from pyg_ea.adjoints import Adjoint
 from pyg_ea.aggregation import EAAggregation
-from pyg_ea.checks import positive_integer
-from pyg_ea.edges import Edges, reads_values
+from pyg_ea.checks import positive_integer, reads_values
+from pyg_ea.edges import Edges
 from pyg_ea.energy import Scaling
 from pyg_ea.forms import Form, make_form
 from pyg_ea.solver import NesterovSolver
@@ -215,18 +215,21 @@ class EAConv(MessagePassing):
         """The edges, with the numbers of sources and receivers, once they fit together."""
         edges = Edges.read(edge_index)
         sources, receivers = source.shape[0], None if target is None else target.shape[0]
-        for given in (edges.size, size or (None, None)):
+        for given in (size or (None, None), edges.size):
             receivers = given[1] if receivers is None else receivers
-            for name, said, number in zip(
-                ("sources", "receivers"), given, (sources, receivers), strict=True
-            ):
-                if said is not None and said != number:
+            # PyG may infer the size of an EdgeIndex from its largest node numbers: fewer is right.
+            may_be_fewer = given is edges.size and isinstance(edge_index, EdgeIndex)
+            ends = zip(("sources", "receivers"), given, (sources, receivers), strict=True)
+            for name, said, number in ends:
+                if said is None or number is None or (may_be_fewer and said < number):
+                    continue
+                if said != number:
                     raise ValueError(
                         f"edge_index or size says {said} {name}, but x has {number} of them"
                     )
         receivers = sources if receivers is None else receivers  # as PyG does
         edges = replace(edges, size=(sources, receivers), is_bipartite=is_bipartite)
-        if reads_values(edges.edge_index, self.validate):
+        if reads_values(self.validate, edges.edge_index):
             edges.check_range()
             if edges.values is not None and edges.values.dim() == 1 and (edges.values != 1).any():
                 raise ValueError(

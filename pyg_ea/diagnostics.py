@@ -1,4 +1,4 @@
-"""What a user can read of the inner loop."""
+"""Report on the inner loop of each segment, and the warning of divergence."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Diagnostics:
     """Number of elements."""
     steps: Tensor
     """Steps in which y moved."""
-    gradient_norm: Tensor
-    """Largest absolute entry of the energy's gradient at the result."""
+    gradient_max: Tensor
+    """Largest absolute entry of the last step's gradient, taken at the look-ahead point."""
     energy_before: Tensor
     """Energy at the start, y = 0."""
     energy_after: Tensor
     """Energy at the result."""
     converged: Tensor
-    """Whether the last step's gradient, taken at the look-ahead, was below ``gtol``."""
+    """Whether ``gradient_max`` is below ``gtol``."""
     diverged: Tensor
     """Whether values are not finite or the energy rose."""
 
@@ -38,6 +38,6 @@ class Diagnostics:
         return (
             f"{size} segments of {self.count.float().mean():.1f} elements on average: "
             f"{int(self.converged.sum())} converged, {int(self.diverged.sum())} diverged; median "
-            f"steps {int(self.steps.median())}, gradient {self.gradient_norm.median():.2e}, "
+            f"steps {int(self.steps.median())}, gradient {self.gradient_max.median():.2e}, "
             f"energy {self.energy_before.median():.4g} -> {self.energy_after.median():.4g}"
         )

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor
 from torch_geometric import EdgeIndex
 from torch_geometric.utils import degree, to_edge_index
 
@@ -92,12 +91,3 @@ class Edges:
         if not self.is_bipartite:
             return of_receivers, of_receivers
         return degree(self.edge_index[0], sources, dtype) + 1, of_receivers
-
-
-def reads_values(tensor: Tensor, validate: bool | None) -> bool:
-    """Whether to read values of ``tensor`` in order to check them."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if isinstance(tensor, FakeTensor) or tensor.is_meta:
-        return False
-    return tensor.device.type == "cpu" if validate is None else validate

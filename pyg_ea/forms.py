@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
 from pyg_ea.edges import Edges
-from pyg_ea.segments import state_dtype
+from pyg_ea.tensors import state_dtype
 
 Normalization = tuple[Tensor, Tensor]
 """Factors of sources ``[N, 1]`` and of receivers ``[M, 1]``. A message is multiplied by both."""

@@ -31,6 +31,8 @@ class NormedMultiAggregation(MultiAggregation):
         channels: size of each aggregation's result, one for all or one for each.
         norm: function from a size to the norm of a result of that size. Default:
             ``nn.LayerNorm``. Use ``nn.Identity`` for no norm.
+        validate: whether to check the values of ``index`` and ``ptr``. Default: on for tensors in
+            CPU memory, off on accelerators, where it would wait for the device.
 
     Shapes:
         - **x:** :math:`(*, N, D_x)`
@@ -52,6 +54,7 @@ class NormedMultiAggregation(MultiAggregation):
         aggrs: Sequence[Aggregation | str],
         channels: int | Sequence[int],
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        validate: bool | None = None,
     ) -> None:
         super().__init__(list(aggrs))
         sizes = [channels] * len(aggrs) if isinstance(channels, int) else list(channels)
@@ -61,6 +64,7 @@ class NormedMultiAggregation(MultiAggregation):
             )
         self.channels = [positive_integer("channels", size) for size in sizes]
         self.out_channels = sum(self.channels)
+        self.validate = validate
         self.norms = nn.ModuleList(norm(size) for size in self.channels)
 
     def reset_parameters(self) -> None:
@@ -78,7 +82,8 @@ class NormedMultiAggregation(MultiAggregation):
         dim: int = -2,
     ) -> Tensor:
         """Aggregates ``x`` over dimension ``dim``; see the class for shapes."""
-        segments = checked_segments(x.shape[dim], index, ptr, dim_size, x.device)
+        size = x.shape[dim]
+        segments = checked_segments(size, index, ptr, dim_size, x.device, self.validate)
         y = super().forward(x, segments.index, None, segments.num_segments, dim)
         shape = [1] * y.dim()
         shape[dim] = -1

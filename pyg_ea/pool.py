@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
 
 from pyg_ea.adjoints import Adjoint
 from pyg_ea.aggregation import EAAggregation
@@ -11,29 +16,30 @@ from pyg_ea.solver import NesterovSolver
 
 
 class EAGlobalPool(nn.Module):
-    r"""One vector for each graph, by :class:`EAAggregation` over its nodes.
+    r"""One vector for each graph, by :class:`EAAggregation` over its nodes, and a norm behind it.
 
-    Takes the place of ``global_add_pool`` and its like. A wide result helps and costs little, some
-    three to six times ``hidden_channels``; so does a norm between it and the head
-    (``torch.nn.LayerNorm(out_channels)``). The auxiliary loss (:func:`auxiliary_loss`) keeps the
-    solver near a minimum.
+    Takes the place of ``global_add_pool`` and its like. Defaults are those that learned best on
+    molecules (``docs/results.md``); :meth:`paper` has the paper's. Make ``out_channels`` three to
+    six times ``in_channels``: a wide result helps and costs little.
 
     Args:
         in_channels: size of a node's features.
         out_channels: size of the graph's vector.
-        hidden_channels: width of the potential, which the time goes with, squared;
-            ``out_channels`` if not given.
-        steps: solver steps.
+        hidden_channels: hidden width H of the potential; ``in_channels`` if not given. Run time
+            grows with H².
+        steps: solver steps. Run time is proportional to it.
         eval_steps: solver steps in eval mode; ``steps`` if not given.
-        potential, prior, solver, adjoint, scaling: see :class:`EAAggregation`.
+        norm: makes a norm for the result, of its size; None for none. Without one EA barely
+            learns, since y has no scale of its own.
+        potential, prior, solver, adjoint, scaling, validate: see :class:`EAAggregation`.
 
     Shapes:
         - **x:** :math:`(N, D_x)`
         - **batch:** :math:`(N)`, the graph of each node, int64; none means one graph
-        - **output:** :math:`(S, D_y)`
+        - **output:** :math:`(S, D_y)`, 0 for a graph without nodes
 
     Example:
-        >>> pool = EAGlobalPool(64, 384, hidden_channels=64, steps=5)
+        >>> pool = EAGlobalPool(64, 384)
         >>> pool(torch.randn(10, 64), torch.tensor([0] * 4 + [1] * 6)).shape
         torch.Size([2, 384])
     """
@@ -43,14 +49,16 @@ class EAGlobalPool(nn.Module):
         in_channels: int,
         out_channels: int,
         hidden_channels: int | None = None,
-        steps: int = 15,
+        steps: int = 5,
         eval_steps: int | None = None,
         *,
-        potential: nn.Module | None = None,
-        prior: nn.Module | None = None,
+        norm: Callable[[int], nn.Module] | None = nn.LayerNorm,
+        potential: Callable[[Tensor, Tensor], Tensor] | None = None,
+        prior: Callable[[Tensor], Tensor] | None = None,
         solver: NesterovSolver | None = None,
         adjoint: Adjoint | None = None,
         scaling: Scaling = log_scaling,
+        validate: bool | None = None,
     ) -> None:
         super().__init__()
         self.aggr = EAAggregation(
@@ -64,11 +72,21 @@ class EAGlobalPool(nn.Module):
             solver=solver,
             adjoint=adjoint,
             scaling=scaling,
+            validate=validate,
         )
+        self.norm = None if norm is None else norm(out_channels)
+
+    @classmethod
+    def paper(cls, in_channels: int, out_channels: int, **settings: Any) -> EAGlobalPool:
+        """The bare layer with the paper's settings: as wide as its result, 15 steps, no norm."""
+        defaults = {"hidden_channels": out_channels, "steps": 15, "norm": None}
+        return cls(in_channels, out_channels, **{**defaults, **settings})
 
     def reset_parameters(self) -> None:
         """Re-initialises all parameters."""
         self.aggr.reset_parameters()
+        if self.norm is not None:
+            reset(self.norm)
 
     def forward(self, x: Tensor, batch: Tensor | None = None, size: int | None = None) -> Tensor:
         """Pools the nodes of each graph.
@@ -76,7 +94,11 @@ class EAGlobalPool(nn.Module):
         Args:
             x: node features ``[N, Dx]``.
             batch: graph of each node ``[N]``.
-            size: number of graphs :math:`S`; needed where the last graphs may have no nodes,
-                otherwise ``batch.max() + 1``.
+            size: number of graphs :math:`S`; ``batch.max() + 1`` if not given. Needed where the
+                last graphs may have no nodes, and on a GPU, where reading it from ``batch`` makes
+                the host wait.
         """
-        return self.aggr(x, batch, dim_size=size)
+        y, solution = self.aggr(x, batch, dim_size=size, return_solution=True)
+        if self.norm is None:
+            return y
+        return torch.where(solution.occupied[:, None], self.norm(y), 0.0)

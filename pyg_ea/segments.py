@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of solver state, counts and norms for data of ``dtype``: never below float32."""
-    return torch.promote_types(dtype, torch.float32)
+from pyg_ea.tensors import state_dtype
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,13 @@ class Segments:
     num_segments: int
 
     @classmethod
-    def from_ptr(cls, ptr: Tensor) -> Segments:
+    def from_ptr(cls, ptr: Tensor, num_elements: int) -> Segments:
         """Segments from CSR boundaries: segment ``s`` holds elements ``ptr[s]:ptr[s+1]``."""
         num_segments = ptr.numel() - 1
         index = torch.repeat_interleave(
-            torch.arange(num_segments, device=ptr.device), ptr[1:] - ptr[:-1]
+            torch.arange(num_segments, device=ptr.device),
+            ptr[1:] - ptr[:-1],
+            output_size=num_elements,
         )
         return cls(index, num_segments)
 
@@ -54,6 +53,13 @@ class Segments:
         """Number of elements of each segment, int64 ``[S]``."""
         ones = torch.ones_like(self.index)
         return ones.new_zeros(self.num_segments).index_add(0, self.index, ones)
+
+    @property
+    def ptr(self) -> Tensor:
+        """CSR boundaries ``[S + 1]`` of elements that are in the order of their segments."""
+        ptr = self.index.new_zeros(self.num_segments + 1)
+        torch.cumsum(self.count, dim=0, out=ptr[1:])
+        return ptr
 
     def gather(self, values: Tensor) -> Tensor:
         """Each element's row of its segment: ``[S, D] -> [N, D]``."""

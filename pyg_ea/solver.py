@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyg_ea.step import Step, step
+from pyg_ea.tensors import is_concrete
 from pyg_ea.transforms import inverse_softplus, logit
 
 Gradient = Callable[[Tensor], Tensor]  # y [S, D] -> dE/dy [S, D]
@@ -19,29 +19,31 @@ GROWTH = 10.0  # a gradient this many times the first one's size raises suspicio
 
 
 class Solution(NamedTuple):
-    """Where the solver stands, segment by segment; after the last step, its result.
+    """State of the solver for each segment; after the last step, its result.
 
-    Gradient norms are those the steps were taken with, that is at the look-ahead point.
+    Gradients are those the steps were taken with, that is at the look-ahead point.
     """
 
     y: Tensor
     """``[S, D]``, the output."""
     momentum: Tensor
     """``[S, D]``, the solver's velocity."""
-    final_norm: Tensor
+    gradient_mean_square: Tensor
     """``[S]``, mean over channels of the squared gradient of the last step."""
-    path_norm: Tensor
+    path_mean_square: Tensor
     """``[S]``, the same summed over all steps."""
-    first_max: Tensor
+    first_gradient_max: Tensor
     """``[S]``, largest absolute entry of the first step's gradient."""
     gradient_max: Tensor
     """``[S]``, largest absolute entry of the last step's gradient."""
     steps: Tensor
     """``[S]``, int64: steps in which y moved."""
     converged: Tensor
-    """``[S]``, bool: whether the last gradient is below ``gtol``, the rule that stops y."""
+    """``[S]``, bool: whether ``gradient_max`` is below ``gtol``, the rule that stops y."""
     diverged: Tensor
-    """``[S]``, bool: whether y is not finite or, as the layer finds, the energy rose."""
+    """``[S]``, bool: whether y is not finite or, where the layer checks it, the energy rose."""
+    occupied: Tensor
+    """``[S]``, bool: whether the segment holds an element, as far as the layer has said so."""
 
     @property
     def suspect(self) -> Tensor:
@@ -49,8 +51,51 @@ class Solution(NamedTuple):
 
         A start on flat ground does the same, so this only says where to look at the energy.
         """
-        grown = (self.gradient_max > GROWTH * self.first_max) & ~self.converged
+        grown = (self.gradient_max > GROWTH * self.first_gradient_max) & ~self.converged
         return grown | ~self.gradient_max.isfinite() | self.diverged
+
+    @classmethod
+    def at_rest(cls, y: Tensor) -> Solution:
+        """The state before the first step: ``y [S, D]``, without velocity."""
+        zero = y.new_zeros(y.shape[0])
+        never = torch.zeros_like(zero, dtype=torch.bool)
+        steps = torch.zeros_like(zero, dtype=torch.long)
+        return cls(y, torch.zeros_like(y), zero, zero, zero, zero, steps, never, never, ~never)
+
+
+def nesterov_step(
+    gradient: Gradient,
+    state: Solution,
+    lr: Tensor,
+    mu: Tensor,
+    gtol: float,
+    clip: float | None,
+) -> tuple[Solution, Tensor]:
+    """One step of :class:`NesterovSolver` from ``state``, and the gradient it was taken with.
+
+    Differentiable at every order; ``lr`` and ``mu`` are scalars.
+    """
+    g = gradient(torch.addcmul(state.y, mu, state.momentum))  # [S, D], at the look-ahead point
+    largest = g.detach().abs().amax(dim=1)  # [S], NaN where an entry is
+    momentum = torch.addcmul(mu * state.momentum, lr, g, value=-1)
+    y = state.y + torch.where((largest >= gtol)[:, None], momentum, 0.0)
+    if clip is not None:
+        y = y.clamp(-clip, clip)
+    mean_square = g.square().mean(dim=1)
+    first = state.first_gradient_max
+    after = Solution(
+        y=y,
+        momentum=momentum,
+        gradient_mean_square=mean_square,
+        path_mean_square=state.path_mean_square + mean_square,
+        first_gradient_max=torch.where(first > 0, first, largest),
+        gradient_max=largest,
+        steps=state.steps + (largest >= gtol),
+        converged=largest < gtol,
+        diverged=~y.detach().isfinite().all(dim=1),
+        occupied=state.occupied,
+    )
+    return after, g
 
 
 class NesterovSolver(nn.Module):
@@ -117,33 +162,17 @@ class NesterovSolver(nn.Module):
         """The effective momentum."""
         return torch.sigmoid(self.raw_momentum)
 
-    def start(self, y: Tensor) -> Solution:
-        """The state before the first step: ``y [S, D]``, at rest."""
-        zero = y.new_zeros(y.shape[0])
-        return Solution(
-            y=y,
-            momentum=torch.zeros_like(y),
-            final_norm=zero,
-            path_norm=zero,
-            first_max=zero,
-            gradient_max=zero,
-            steps=torch.zeros_like(zero, dtype=torch.long),
-            converged=torch.zeros_like(zero, dtype=torch.bool),
-            diverged=torch.zeros_like(zero, dtype=torch.bool),
-        )
-
     def run(self, gradient: Gradient, state: Solution, steps: int) -> Solution:
         """Takes ``steps`` further steps; each costs one gradient.
 
-        Without a graph it ends as soon as no segment would move again, for one gradient more.
+        On a CPU without a graph it ends as soon as no segment would move again, for one gradient
+        more. Elsewhere it always takes all steps: the test would make a GPU wait.
         """
         lr, mu = self.lr, self.momentum
-        may_stop = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        ahead = torch.addcmul(state.y, mu, state.momentum)  # [S, D]
+        on_cpu = state.y.device.type == "cpu"
+        may_stop = on_cpu and not torch.is_grad_enabled() and is_concrete(state.y)
         for _ in range(steps):
-            g = gradient(ahead)  # [S, D]
-            moved = step(state.y, state.momentum, g, lr, mu, self.gtol, self.clip)
-            state, ahead = self._after(state, moved), moved.ahead
+            state, g = nesterov_step(gradient, state, lr, mu, self.gtol, self.clip)
             if may_stop and state.converged.all() and self._at_rest(gradient, g, state.y):
                 break
         return state
@@ -157,21 +186,6 @@ class NesterovSolver(nn.Module):
         """
         look_ahead = y - self.momentum * self.lr / (1 - self.momentum) * g
         return bool((gradient(look_ahead).abs() < self.gtol).all())
-
-    def _after(self, state: Solution, moved: Step) -> Solution:
-        """The state after a step."""
-        first = torch.where(state.first_max > 0, state.first_max, moved.largest)
-        return Solution(
-            y=moved.y,
-            momentum=moved.momentum,
-            final_norm=moved.norm,
-            path_norm=state.path_norm + moved.norm,
-            first_max=first,
-            gradient_max=moved.largest,
-            steps=state.steps + (moved.largest >= self.gtol),
-            converged=moved.largest < self.gtol,
-            diverged=moved.diverged,
-        )
 
     def extra_repr(self) -> str:
         """Settings, for ``repr``."""

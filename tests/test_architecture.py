@@ -17,11 +17,12 @@ THIRD_PARTY = {"torch", "torch_geometric"}
 
 # From below to above; a module imports from lower levels, or from its own package's own files.
 LEVELS = [
-    {"diagnostics", "transforms", "native", "second_order"},
-    {"segments", "step", "edges"},
+    {"diagnostics", "transforms", "tensors", "edges"},
+    {"segments"},
     {"checks"},
     {"potentials", "solver"},
     {"energy"},
+    {"fused"},
     {"adjoints"},
     {"aggregation", "forms"},
     {"pool", "conv", "losses", "multi", "optim"},

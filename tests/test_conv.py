@@ -375,6 +375,9 @@ def test_receivers_without_features() -> None:
     received = conv.aggr_module(torch.relu(left)[BIPARTITE[0]], BIPARTITE[1], dim_size=3)
     assert torch.equal(out, conv.form.mlp(received))
     assert conv((left, None), BIPARTITE).shape == (4, 5)  # without a size: as many as sources
+    assert torch.equal(conv((left, None), EdgeIndex(BIPARTITE, sparse_size=(4, 3))), out)
+    adj_t = torch.sparse_coo_tensor(BIPARTITE.flip(0), torch.ones(4), (3, 4), check_invariants=True)
+    torch.testing.assert_close(conv((left, None), adj_t.coalesce()), out)
 
 
 @pytest.mark.parametrize("form", ["gin", "gcn"])
@@ -436,6 +439,9 @@ FORMATS = {
     "EdgeIndex int32": EdgeIndex(EDGES.int()),
     "EdgeIndex by row": EdgeIndex(EDGES[:, EDGES[0].argsort(stable=True)], sort_order="row"),
     "EdgeIndex by col": EdgeIndex(sorted_by_receiver(EDGES), sort_order="col"),
+    "EdgeIndex with inferred size": EdgeIndex(
+        sorted_by_receiver(EDGES), sort_order="col"
+    ).fill_cache_(),
     "COO": adjacency(EDGES),
     "CSR": adjacency(EDGES, layout=torch.sparse_csr),
     "CSC": adjacency(EDGES, layout=torch.sparse_csc),

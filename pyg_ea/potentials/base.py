@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from pyg_ea.segments import Segments, state_dtype
+from pyg_ea.segments import Segments
+from pyg_ea.tensors import state_dtype
 
 
 class BoundPotential(Protocol):

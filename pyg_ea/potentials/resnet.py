@@ -2,22 +2,18 @@ r"""The potential of the paper (Listing 1) and the closed form of its gradient i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyg_ea.potentials.base import Potential
-from pyg_ea.potentials.collector import collect
-from pyg_ea.potentials.resnet_gradient import forward, gradient_in_y, plain_gradient_in_y
-from pyg_ea.potentials.resnet_passes import OUTPUTS, Weights
 from pyg_ea.potentials.tanh_norm import TanhNorm
 from pyg_ea.segments import Segments
 
-Compiled = Callable[[Tensor, Tensor, Tensor, int, Weights], Tensor]
+OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
 
 
 class ResNetPotential(Potential):
@@ -35,8 +31,9 @@ class ResNetPotential(Potential):
     start as a normal of standard deviation :math:`1/\sqrt{\text{fan-in}}` truncated at two of them,
     biases at zero.
 
-    :meth:`bind` gives the closed-form gradient (:class:`BoundResNet`): no autograd runs inside the
-    solver's loop.
+    :meth:`bind` gives the closed-form gradient (:class:`BoundResNet`), so no autograd runs inside
+    the solver's loop. With the default prior and solver the whole solve runs in the fused layer
+    (:mod:`pyg_ea.fused`).
 
     Args:
         in_channels: size :math:`D_x` of an element.
@@ -61,7 +58,7 @@ class ResNetPotential(Potential):
         )
         self.norm1 = nn.LayerNorm(2 * hidden_channels)
         self.norm2 = nn.LayerNorm(hidden_channels)
-        self.compiled_gradient: Compiled | None = None
+        self.elements: Any = None  # compiled work on the elements, see EAAggregation.compile
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -86,17 +83,33 @@ class ResNetPotential(Potential):
         """Fixes the elements; see :class:`BoundResNet`."""
         return BoundResNet(self, x, segments)
 
-    def compile_gradient(self, *args: Any, **kwargs: Any) -> None:
-        """Has the closed-form gradient go through ``torch.compile`` with these arguments."""
-        self.compiled_gradient = torch.compile(plain_gradient_in_y, *args, **kwargs)
-
     def __getstate__(self) -> dict[str, object]:
-        # Compiled code cannot be copied or pickled: a copy starts uncompiled.
-        return {**self.__dict__, "compiled_gradient": None}
+        return {**self.__dict__, "elements": None}  # compiled code cannot be copied or pickled
 
     def extra_repr(self) -> str:
         """Sizes, for ``repr``."""
         return f"{self.in_channels}, {self.out_channels}, hidden_channels={self.hidden_channels}"
+
+
+class Composed(NamedTuple):
+    """The potential's parameters as its gradient needs them; see :class:`BoundResNet`."""
+
+    a_y: Tensor
+    """``[3H+32, Dy]``"""
+    b: Tensor
+    """``[H+32, 2H]``"""
+    w3: Tensor
+    """``[32, H]``"""
+    gamma1: Tensor
+    """``[2H]``, like ``beta1``; ``gamma2`` and ``beta2`` are ``[H]``."""
+    beta1: Tensor
+    gamma2: Tensor
+    beta2: Tensor
+
+    @property
+    def widths(self) -> list[int]:
+        """Sizes of ``u1, u2, u3``."""
+        return [self.gamma1.shape[0], self.gamma2.shape[0], OUTPUTS]
 
 
 class BoundResNet:
@@ -120,9 +133,9 @@ class BoundResNet:
         \delta_1 = \mathrm{pull}_1(B^T [\delta_2, \delta_3]) \\
         \partial F / \partial y &= A_y^T [\delta_1, \delta_2, \delta_3]
 
-    where pull is the transposed derivative of tanh(LN(.)). :math:`A_x x + a` is computed once for
-    all steps, and what concerns :math:`y` alone on S rows rather than N. Cost for each element and
-    step: about :math:`4 H^2` multiply-adds.
+    where pull is the transposed derivative of tanh(LN(.)). :math:`A_x x + a` (``fixed``) is computed
+    once for all steps, and what concerns :math:`y` alone on S rows rather than N. Cost for each
+    element and step: about :math:`4 H^2` multiply-adds.
     """
 
     def __init__(self, potential: ResNetPotential, x: Tensor, segments: Segments) -> None:
@@ -130,24 +143,50 @@ class BoundResNet:
             a_matrix, offset, b, w3 = _composed(potential)
         a_x, a_y = a_matrix.split([potential.in_channels, potential.out_channels], dim=1)
         norm1, norm2 = potential.norm1, potential.norm2
-        self.weights = Weights(a_y, b, w3, norm1.weight, norm1.bias, norm2.weight, norm2.bias)
+        self.weights = Composed(a_y, b, w3, norm1.weight, norm1.bias, norm2.weight, norm2.bias)
         self.fixed = F.linear(x, a_x, offset)  # [N, 3H+32]
         self.segments = segments
-        self.compiled_gradient = potential.compiled_gradient
-        self.collected = None if torch.compiler.is_compiling() else collect(self.fixed)
+        self.elements = potential.elements
 
     def value(self, y: Tensor) -> Tensor:
         """Sum of the potential over each segment: ``[S, Dy] -> [S]``."""
-        output, *_ = forward(y, self.fixed, self.segments, self.weights)
+        output, *_ = _forward(y, self.fixed, self.segments, self.weights)
         return self.segments.sum(output.square().mean(dim=1))
 
     def gradient(self, y: Tensor) -> Tensor:
         """Its gradient in y: ``[S, Dy] -> [S, Dy]``."""
-        s = self.segments
-        inputs = (y, self.fixed, s.index, s.num_segments, self.weights)
-        if self.compiled_gradient is not None:
-            return self.compiled_gradient(*inputs)
-        return gradient_in_y(*inputs, self.collected)
+        return gradient_in_y(y, self.fixed, self.segments, self.weights)
+
+
+def gradient_in_y(y: Tensor, fixed: Tensor, segments: Segments, weights: Composed) -> Tensor:
+    r"""The closed form of :class:`BoundResNet`, differentiable at every order.
+
+    Shapes:
+        - **y:** :math:`(S, D_y)`; **fixed:** :math:`(N, 3H + 32)`, that is :math:`A_x x + a`
+        - **output:** :math:`(S, D_y)`
+    """
+    output, pull1, pull2 = _forward(y, fixed, segments, weights)
+    d3 = output * (2 / OUTPUTS)  # [N, 32]
+    d2 = pull2(F.linear(d3, weights.w3.T))  # [N, H]
+    d1 = pull1(F.linear(torch.cat([d2, d3], dim=1), weights.b.T))  # [N, 2H]
+    total = segments.sum(torch.cat([d1, d2, d3], dim=1))  # [S, 3H+32]
+    gradient = F.linear(total.to(weights.a_y.dtype), weights.a_y.T)  # [S, Dy]
+    return gradient.to(total.dtype)
+
+
+def _forward(
+    y: Tensor, fixed: Tensor, segments: Segments, weights: Composed
+) -> tuple[Tensor, TanhNorm, TanhNorm]:
+    """The last layer's output ``[N, 32]`` and the two stages before it."""
+    from_y = F.linear(y.to(weights.a_y.dtype), weights.a_y)  # [S, 3H+32]
+    u = fixed + segments.gather(from_y)  # [N, 3H+32]
+    u1, u2, u3 = u.split(weights.widths, dim=1)
+    stage1 = TanhNorm(u1, weights.gamma1, weights.beta1)
+    t1 = stage1.output.to(u.dtype)  # [N, 2H]
+    v2, v3 = F.linear(t1, weights.b).split(weights.widths[1:], dim=1)  # [N, H], [N, 32]
+    stage2 = TanhNorm(u2 + v2, weights.gamma2, weights.beta2)
+    output = u3 + v3 + F.linear(stage2.output.to(u.dtype), weights.w3)  # [N, 32]
+    return output, stage1, stage2
 
 
 def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor]:

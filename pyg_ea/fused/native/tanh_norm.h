@@ -128,7 +128,7 @@ static void NAME(push)(const NAME(Stage) *stage, const REAL *dus, int64_t du_str
     }
 }
 
-/* The way back through t and its tangent along du, see FusedTanhNorm.pull_both; push() has been along
+/* Backward through t and its tangent along du, see FusedTanhNorm.pull_both; push() has been along
  * du. Adds the derivatives in gamma and beta to d_gamma and d_beta, GROUP rows at a time so that
  * rounding does not build up. scratch: 4 d values. */
 TARGETS

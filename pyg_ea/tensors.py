@@ -1,0 +1,32 @@
+"""Kinds of tensors: which dtype to accumulate in, and whether values can be read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of solver state, counts and mean squares for data of ``dtype``: float32 or wider."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a ``torch.func`` transform has wrapped the tensor, so that it has no storage."""
+    try:
+        tensor.untyped_storage()
+    except RuntimeError:
+        return True
+    return False
+
+
+def is_concrete(tensor: Tensor) -> bool:
+    """Whether the tensor's values lie in memory: not while compiling, exporting or tracing, nor for
+    fake and meta tensors, wrapper subclasses and tensors inside ``torch.func`` transforms.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    try:
+        return tensor.untyped_storage().data_ptr() != 0 or not tensor.numel()
+    except RuntimeError:
+        return False
