@@ -14,8 +14,7 @@ from torch_geometric.data import Batch
 from experiments.common import UserError
 from experiments.molpcba.config import Config, require, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData
-from experiments.molpcba.evaluation import Metric
-from experiments.molpcba.inner import InnerLoopMeter
+from experiments.molpcba.evaluation import InnerLoopMeter, Metric, solution_of
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.molpcba.parallel import gather_rows, sum_over_processes, world_size
 from pyg_ea import auxiliary_loss, parameter_groups
@@ -85,7 +84,7 @@ class MoleculeTraining(L.LightningModule):
         errors = self.errors(self(batch), batch.y)
         sums, counts, weights = [errors.sum()], [(~batch.y.isnan()).sum()], [1.0]
         for part, layer, weight in self.auxiliary:
-            segments = layer.occupied.sum()
+            segments = solution_of(layer).occupied.sum()
             sums.append(auxiliary_loss(part, self.config.aux_reading) * segments)
             counts.append(segments)
             weights.append(weight)
