@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -166,14 +166,6 @@ class Checkpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **own})
 
 
-class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar without numbers: they are in the epoch's line."""
-
-    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-
 def build_trainer(config: Config, history: History | None, folder: RunFolder) -> L.Trainer:
     """Lightning's trainer for a resolved configuration; without a history, one that only tests."""
     callbacks: list[L.Callback] = []
@@ -184,8 +176,6 @@ def build_trainer(config: Config, history: History | None, folder: RunFolder) ->
         if config.ema is not None:
             callbacks.insert(0, EMAWeightAveraging(decay=config.ema))
     watched = sys.stderr.isatty()
-    if watched:
-        callbacks.append(ProgressBar(leave=False))
     logger = TensorBoardLogger(str(folder.path), name="", version="tensorboard")
     several = config.devices * config.nodes > 1
     return L.Trainer(
@@ -235,19 +225,13 @@ def say(text: str) -> None:
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Without the remarks of libraries that do not concern the user of a run."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DivergenceWarning)  # the history reports it
-            warnings.filterwarnings("ignore", ".*treespec, LeafSpec.* is deprecated")
-            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DivergenceWarning)  # the history reports it
+        warnings.filterwarnings("ignore", ".*treespec, LeafSpec.* is deprecated")
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        yield
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +19,30 @@ FREE = {"runs_dir", "name", "resume", "root", "csv", "patience", "compile", "acc
 """Settings that may change when a run is resumed."""
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Files of one run: ``config.yaml`` (resolved), ``metrics.csv`` (a row an epoch),
-    ``results.json``, ``checkpoints/{best,last}.ckpt``, ``tensorboard/`` and the figures.
+    """Files of one run.
+
+    ``config.yaml`` (resolved), ``metrics.csv`` (a row an epoch), ``results.json``,
+    ``checkpoints/best.ckpt`` (best valid score), ``checkpoints/last.ckpt`` (last complete epoch),
+    ``tensorboard/`` and the figures.
 
     Args:
         path: the folder.
     """
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.csv"
+        self.results = path / "results.json"
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
 
     @classmethod
     def of(cls, config: Config) -> RunFolder:
         """The folder of a named configuration."""
         return cls(Path(config.runs_dir) / str(config.name))
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """One row for each epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def results(self) -> Path:
-        """The run's outcome."""
-        return self.path / "results.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        """Checkpoint of the epoch with the best valid score."""
-        return self.checkpoints / "best.ckpt"
-
-    @property
-    def last(self) -> Path:
-        """Checkpoint of the last complete epoch."""
-        return self.checkpoints / "last.ckpt"
 
     def is_finished(self) -> bool:
         """Whether the run trained to its end and was tested."""

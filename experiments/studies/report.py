@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from experiments.common import mean_and_deviation, write_text
 from experiments.molpcba.evaluation import TITLES
@@ -28,11 +26,7 @@ def report(folder: Path) -> str:
     records.check_one_study()
     text = markdown(records)
     write_text(folder / "table.md", text)
-    runs = records.runs
-    drawing = DRAWN.get(runs["study"].iloc[0], draw_points)(runs)
-    first = runs.iloc[0]
-    drawing.suptitle(f"{first.study}   (data: {first.data}, {first.split} split)", fontsize=9)
-    drawing.savefig(folder / "outcome.png", dpi=130)
+    draw_points(records.runs).savefig(folder / "outcome.png", dpi=130)
     draw_learning(records).savefig(folder / "learning.png", dpi=130)
     return text
 
@@ -135,32 +129,6 @@ def draw_learning(records: Records) -> Figure:
     return drawing
 
 
-def against(
-    label: str, value: Callable[[dict[str, Any]], float], scale: str = "linear"
-) -> Callable[[pd.DataFrame], Figure]:
-    """Draws the score against a number in the settings: seeds as points, means joined."""
-
-    def draw(runs: pd.DataFrame) -> Figure:
-        drawing = Figure(figsize=(6, 4), layout="constrained")
-        axes = drawing.subplots()
-        x = runs["config"].map(lambda text: value(json.loads(text)))
-        for i, (key, meaning) in enumerate(SCORES.items()):
-            axes.plot(x, runs[key], "o", color=f"C{i}", alpha=0.35, markersize=4)
-            means = runs.groupby(x)[key].mean()
-            axes.plot(means.index, means, "o-", color=f"C{i}", label=meaning)
-        if scale == "log":
-            axes.set_xscale("symlog", linthresh=x[x > 0].min())  # shows 0, too
-        axes.xaxis.set_major_locator(FixedLocator(sorted(x.unique())))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda number, _: f"{number:g}")
-        axes.set(xlabel=label, title=f"test {TITLES[runs['metric'].iloc[0]]}")
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=8)
-        return drawing
-
-    return draw
-
-
 def draw_points(runs: pd.DataFrame) -> Figure:
     """Scores, and paired differences to the reference: a point for each seed, a bar at the mean."""
     references = runs.groupby("row", sort=False)["reference"].first()
@@ -180,6 +148,8 @@ def draw_points(runs: pd.DataFrame) -> Figure:
     right.axvline(0, color="0.5", lw=1)
     for axes in (left, right):
         axes.grid(alpha=0.25)
+    first = runs.iloc[0]
+    drawing.suptitle(f"{first.study}   (data: {first.data}, {first.split} split)", fontsize=9)
     return drawing
 
 
@@ -187,38 +157,3 @@ def _strip(axes: Axes, values: list[float], y: int) -> None:
     axes.plot(values, [y] * len(values), "o", color=f"C{y % 10}", alpha=0.6)
     if values:
         axes.plot(sum(values) / len(values), y, "|", color="k", markersize=16)
-
-
-def draw_time(runs: pd.DataFrame) -> Figure:
-    """The score against the time of training relative to the reference's."""
-    drawing = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = drawing.subplots()
-    for i, row in enumerate(runs["row"].unique()):
-        own = runs[runs["row"] == row]
-        ratios = ratios_of_time(runs, row, own["reference"].iloc[0])
-        if ratios:
-            x, scores = median(ratios), own["test_last"]
-            axes.plot([x] * len(own), scores, "o", color=f"C{i}", alpha=0.35, markersize=4)
-            axes.plot(x, scores.mean(), "D", color=f"C{i}", label=row)
-    axes.set(
-        xlim=(0, None),
-        xlabel=f"seconds of training an epoch / {runs['reference'].iloc[0]}'s",
-        title=f"test {TITLES[runs['metric'].iloc[0]]}, {SCORES['test_last']}",
-    )
-    axes.grid(alpha=0.25)
-    drawing.legend(loc="outside right center", fontsize=8)
-    return drawing
-
-
-DRAWN: dict[str, Callable[[pd.DataFrame], Figure]] = {
-    "steps": against("inner steps T", lambda c: c["steps"]),
-    "aux": against("weight of the auxiliary loss", lambda c: c["aux_weight"], scale="log"),
-    "capacity": against(
-        "width of the potential, % of the network's",
-        lambda c: round(100 * c["potential_width"] / c["width"]),
-    ),
-    "time": draw_time,
-    "adjoint": draw_time,
-    "eval-steps": draw_time,
-}
-"""How the outcome of a study is drawn; otherwise as points."""

@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,8 +24,6 @@ from experiments.molpcba.data.molecules import pack_smiles
 from experiments.molpcba.data.splits import group_numbers
 
 SEPARATORS = (",", ";", "\t")
-CHUNK = 5_000
-"""Rows read at a time."""
 MANY = 10
 """A column of integers is real-valued from this many distinct values on."""
 
@@ -91,13 +89,28 @@ class TableSource:
         Raises:
             UserError: on a malformed file, or when no row gives a usable molecule.
         """
-        header, separator = read_header(self.path)
         notes: list[str] = []
-        smiles_column = find_smiles_column(self.path, header, self.smiles_column, notes)
-        columns = self._candidates(header, smiles_column, notes)
-        lines, smiles, columns = self._read(header, separator, smiles_column, columns)
-        labels, regression = self._labels(columns, lines, notes)
+        header, separator = read_header(self.path)
+        column = find_smiles_column(self.path, header, self.smiles_column, notes)
+        with reading(self.path) as file:
+            frame = pd.read_csv(
+                file,
+                sep=separator,
+                encoding="utf-8-sig",
+                names=header,
+                header=0,
+                dtype={column: "string"},
+                index_col=False,
+                skip_blank_lines=False,
+                low_memory=False,
+            )
+        frame.index += 2  # the number of a row's line
+        frame = frame[frame.notna().any(axis=1)]  # a blank line
+        names = self._candidates(header, column, notes)
+        labels, tasks, regression = self._labels(frame[names], notes)
+        smiles = frame[column].fillna("").str.strip().tolist()
         packed = pack_smiles(smiles, labels, workers)
+        lines = frame.index.tolist()
         rejected = [(lines[row], smiles[row], why) for row, why in packed.rejected.items()]
         if packed.graphs is None:
             reason = "; line {}: {!r}: {}".format(*rejected[0]) if rejected else ""
@@ -112,7 +125,6 @@ class TableSource:
                 f"{first[0]} molecules occur more than once with contradicting labels (lines "
                 f"{where}, for example); all rows are kept"
             )
-        tasks = [column.name for column in columns if column.is_task]
         kind = "regression" if regression else "classification"
         notes.append(f"{len(tasks)} tasks ({kind}): {_some(tasks)}")
         return {
@@ -125,136 +137,82 @@ class TableSource:
             "notes": notes,
         }
 
-    def _candidates(self, header: list[str], smiles: str, notes: list[str]) -> list[Column]:
+    def _candidates(self, header: list[str], smiles: str, notes: list[str]) -> list[str]:
         """The columns that may be tasks, by name."""
         for name in (*(self.tasks or ()), *self.ignore):
             if name not in header:
                 raise UserError(f"{self.path} has no column {name!r}; it has {_some(header)}")
         if self.tasks is not None:
-            return [Column(name) for name in self.tasks]
-        columns = []
+            return list(self.tasks)
+        names = []
         for number, name in enumerate(header):
             if name == smiles or name in self.ignore:
                 continue
-            reason = None
             if _SPLIT.match(name):
                 reason = "its name is that of a split or fold"
             elif not name or _ID.match(name):
                 reason = "its name is that of an identifier"
-            if reason is None:
-                columns.append(Column(name))
-            elif name not in ("mol_id", "activity"):  # those of MoleculeNet are no surprise
+            else:
+                names.append(name)
+                continue
+            if name not in ("mol_id", "activity"):  # those of MoleculeNet are no surprise
                 shown = repr(name) if name else f"number {number + 1}, which has no name,"
                 notes.append(f"column {shown} is not a task: {reason}; --tasks chooses the tasks")
-        if not columns:
+        if not names:
             raise UserError(f"{self.path} has no label column beside {_some(header)}; see --tasks")
-        return columns
+        return names
 
-    def _read(
-        self, header: list[str], separator: str, smiles_column: str, columns: list[Column]
-    ) -> tuple[list[int], list[str], list[Column]]:
-        """Line numbers, SMILES, and the columns with their values."""
-        lines: list[int] = []
-        smiles: list[str] = []
-        names = [column.name for column in columns]
-        use = [header.index(name) for name in (smiles_column, *names)]
-        for frame in read_frames(self.path, header, separator, use, smiles_column):
-            frame = frame[frame.notna().any(axis=1)]  # a blank line
-            start = len(lines)
-            lines += (frame.index + 2).tolist()
-            smiles += frame[smiles_column].fillna("").str.strip().tolist()
-            for column in columns:
-                column.add(frame[column.name], lines[start:])
-        return lines, smiles, columns
-
-    def _labels(
-        self, columns: list[Column], lines: list[int], notes: list[str]
-    ) -> tuple[np.ndarray, bool]:
-        """Labels `[rows, tasks]`, and whether they are real values."""
-        for column in columns:
-            if column.text and not column.count and self.tasks is None:
-                column.is_task = False
-                notes.append(f"column {column.name!r} is not a task: it has text; see --tasks")
-            elif column.text:
-                line, value = column.text[0]
+    def _labels(self, frame: pd.DataFrame, notes: list[str]) -> tuple[np.ndarray, list[str], bool]:
+        """Labels `[rows, tasks]`, names of the tasks, and whether labels are real values."""
+        columns: dict[str, np.ndarray] = {}
+        for name in frame:
+            values, wrong = _numbers(frame[name])
+            if wrong is not None and self.tasks is None and np.isnan(values).all():
+                notes.append(f"column {name!r} is not a task: it has text; see --tasks")
+            elif wrong is not None:
                 raise UserError(
-                    f"{self.path}, line {line}, column {column.name!r}: {value[:40]!r} is not a "
-                    "label; expected 0, 1, True, False, a number or nothing (--tasks chooses "
-                    "columns, --ignore leaves columns out)"
+                    f"{self.path}, line {frame.index[wrong]}, column {name!r}: "
+                    f"{str(frame[name].iloc[wrong])[:40]!r} is not a label; expected 0, 1, True, "
+                    "False, a number or nothing (--tasks chooses columns, --ignore leaves columns "
+                    "out)"
                 )
-        tasks = [column for column in columns if column.is_task]
-        if not tasks:
+            else:
+                columns[str(name)] = values
+        if not columns:
             raise UserError(f"{self.path} has no label column: all other columns have text")
-        regression = self._is_regression(tasks, lines)
-        values = np.stack([np.concatenate(column.values) for column in tasks], axis=1)
-        if not regression:
-            values = np.where(np.isnan(values), MISSING, values).astype(np.int8)
-        return values, regression
-
-    def _is_regression(self, tasks: Sequence[Column], lines: list[int]) -> bool:
-        if self.task_type == "regression":
-            return True
-        real = [column for column in tasks if not column.binary]
-        if not real:
-            return False
-        column = real[0]
-        if self.task_type == "auto" and len(real) == len(tasks) and all(c.real for c in real):
-            return True
-        values = np.concatenate(column.values)
-        row = int(np.flatnonzero(~np.isnan(values) & (values != 0) & (values != 1))[0])
-        raise UserError(
-            f"{self.path}, line {lines[row]}, column {column.name!r}: {values[row]:g}; a label is "
-            "0, 1 or nothing; --task-type regression takes numbers, --tasks and --ignore choose "
-            "columns"
+        labels = np.stack(list(columns.values()), axis=1)
+        other = ~np.isnan(labels) & (labels != 0) & (labels != 1)
+        regression = self.task_type == "regression" or (
+            self.task_type == "auto" and all(map(_is_real, labels.T))
         )
+        if other.any() and not regression:
+            row, task = np.argwhere(other)[0]
+            raise UserError(
+                f"{self.path}, line {frame.index[row]}, column {list(columns)[task]!r}: "
+                f"{labels[row, task]:g}; a label is 0, 1 or nothing; --task-type regression takes "
+                "numbers, --tasks and --ignore choose columns"
+            )
+        if not regression:
+            labels = np.where(np.isnan(labels), MISSING, labels).astype(np.int8)
+        return labels, list(columns), regression
 
 
-@dataclass
-class Column:
-    """A label column while its file is read.
+def _numbers(cells: pd.Series) -> tuple[np.ndarray, int | None]:
+    """A column as float32, NaN where missing, and the first row that is not a number."""
+    wrong = np.zeros(len(cells), dtype=bool)
+    if not pd.api.types.is_numeric_dtype(cells):
+        text = cells.astype("string").str.strip().str.lower().replace(_BOOLEAN)
+        cells = pd.to_numeric(text, errors="coerce").astype("float64")
+        wrong = (cells.isna() & text.notna() & (text != "")).to_numpy(bool)
+    values = cells.to_numpy(dtype=np.float32, na_value=np.nan)
+    rows = np.flatnonzero(wrong | np.isinf(values))
+    return values, int(rows[0]) if len(rows) else None
 
-    Args:
-        name: in the header.
-    """
 
-    name: str
-    is_task: bool = True
-    values: list[np.ndarray] = field(default_factory=list)
-    text: list[tuple[int, str]] = field(default_factory=list)
-    """Line and content of the first cell that is not a number."""
-    distinct: set[float] = field(default_factory=set)
-
-    def add(self, cells: pd.Series, lines: Sequence[int]) -> None:
-        """Takes the cells of the next rows."""
-        if not pd.api.types.is_numeric_dtype(cells):
-            text = cells.astype("string").str.strip().str.lower().replace(_BOOLEAN)
-            numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-            wrong = np.flatnonzero((numbers.isna() & text.notna() & (text != "")).to_numpy(bool))
-            if len(wrong) and not self.text:
-                self.text.append((lines[wrong[0]], str(cells.iloc[wrong[0]])))
-            cells = numbers
-        values = cells.to_numpy(dtype=np.float32, na_value=np.nan)
-        if np.isinf(values).any() and not self.text:
-            row = int(np.flatnonzero(np.isinf(values))[0])
-            self.text.append((lines[row], str(values[row])))
-        self.values.append(values)
-        if len(self.distinct) < MANY:
-            self.distinct |= set(np.unique(values[~np.isnan(values)])[:MANY].tolist())
-
-    @property
-    def count(self) -> int:
-        """Number of labels."""
-        return sum(int((~np.isnan(values)).sum()) for values in self.values)
-
-    @property
-    def binary(self) -> bool:
-        """Whether all labels are 0 or 1."""
-        return self.distinct <= {0.0, 1.0}
-
-    @property
-    def real(self) -> bool:
-        """Whether the labels are unmistakably real values."""
-        return len(self.distinct) >= MANY or any(value % 1 for value in self.distinct)
+def _is_real(values: np.ndarray) -> bool:
+    """Whether the labels of a column are unmistakably real values."""
+    distinct = np.unique(values[~np.isnan(values)])
+    return len(distinct) >= MANY or bool((distinct % 1 != 0).any())
 
 
 def find_smiles_column(path: Path, header: list[str], wanted: str | None, notes: list[str]) -> str:
@@ -300,33 +258,12 @@ def read_header(path: Path) -> tuple[list[str], str]:
     return header, separator
 
 
-def read_frames(
-    path: Path, header: list[str], separator: str, use: list[int], smiles: str
-) -> Iterator[pd.DataFrame]:
-    """The columns `use` of the table, some thousand rows at a time."""
-    with reading(path) as file:
-        frames = pd.read_csv(
-            file,
-            sep=separator,
-            encoding="utf-8-sig",
-            names=header,
-            header=0,
-            dtype={smiles: "string"},
-            index_col=False,
-            skip_blank_lines=False,
-            chunksize=CHUNK,
-        )
-        for frame in frames:
-            yield frame.iloc[:, use]
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
     """The file, unzipped; every way in which reading it can fail becomes a `UserError`."""
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            warnings.simplefilter("ignore", pd.errors.DtypeWarning)
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             yield gzip.GzipFile(fileobj=file) if zipped else file  # type: ignore[misc]
