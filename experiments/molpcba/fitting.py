@@ -236,7 +236,7 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def explained(config: Config) -> Iterator[None]:
-    """Turns failures that have a known way out into a ``UserError`` that names it."""
+    """Turns failures that the user can act on into a ``UserError`` that names a way out."""
     try:
         yield
     except (MemoryError, RuntimeError, ValueError, OSError) as error:

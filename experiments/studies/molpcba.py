@@ -110,7 +110,7 @@ class Study:
         return cls(name, base | content.get("base", {}), rows, tuning)
 
     def configurations(self, flags: Sequence[str], data_name: str, tasks: int) -> dict[str, Config]:
-        """The resolved settings of each row, whatever the seed.
+        """The resolved settings of each row; a run adds its seed.
 
         Args:
             flags: the trainer's, which win over the study's base.

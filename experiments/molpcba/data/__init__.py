@@ -62,7 +62,7 @@ def load(
         columns: see :class:`TableSource`.
 
     Raises:
-        UserError: on whatever keeps the data from being used.
+        UserError: when the data cannot be used.
     """
     root = Path(root)
     source = _source(data, root, None if csv is None else Path(csv), name, columns)

@@ -281,21 +281,15 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def _contradictions(groups: np.ndarray, y: np.ndarray) -> tuple[int, tuple[int, int]] | None:
-    """Number of molecules whose rows have different labels, and the first such pair of rows."""
-    repeated = np.flatnonzero(np.bincount(groups)[groups] > 1)
-    order = repeated[np.argsort(groups[repeated], kind="stable")]
-    if not len(order):
+    """Number of molecules whose rows have different labels, and two rows of the first of them."""
+    rows = np.flatnonzero(pd.Series(groups).duplicated(keep=False))
+    labels = pd.DataFrame(y[rows])
+    labels = labels.mask(labels == MISSING) if y.dtype == np.int8 else labels
+    differ = labels.groupby(groups[rows]).nunique().gt(1).any(axis=1)
+    if not differ.any():
         return None
-    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-    labels = y[order].astype(np.float32)
-    missing = np.isnan(labels) | (labels == MISSING if y.dtype == np.int8 else False)
-    low = np.minimum.reduceat(np.where(missing, np.inf, labels), starts)
-    high = np.maximum.reduceat(np.where(missing, -np.inf, labels), starts)
-    wrong = np.flatnonzero((low < high).any(axis=1))
-    if not len(wrong):
-        return None
-    start = starts[wrong[0]]
-    return len(wrong), (int(order[start]), int(order[start + 1]))
+    first, second = np.flatnonzero(groups == differ.idxmax())[:2].tolist()
+    return int(differ.sum()), (first, second)
 
 
 def _stem(path: Path) -> str:
