@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from pyg_ea.potentials.resnet_passes import OUTPUTS
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +21,6 @@ from benchmarks.sections import Plan, row
 from benchmarks.timing import Clock, LayerTimer, backward
 from benchmarks.workloads import LOCAL_100, READOUT_64, READOUT_300, Workload
 from pyg_ea import native
-from pyg_ea.potentials.resnet_passes import OUTPUTS
 
 SECTION = "limit"
 CONTESTANTS = ("unrolled", "truncated-3", "pyg", "listing")

@@ -9,12 +9,14 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from pyg_ea.checks import positive_integer
 from pyg_ea.energy import Energy
 from pyg_ea.fused import is_supported, solve
 from pyg_ea.solver import NesterovSolver, Solution
+from pyg_ea.tensors import is_wrapped
 
 
 class Adjoint(Protocol):
@@ -85,7 +87,7 @@ class Truncated:
         state = Solution.at_rest(y)
         head = max(steps - self.last, 0)
         with torch.no_grad():
-            state = solver.run(energy.gradient, state, head)
+            state = _constant(solver.run(energy.gradient, state, head))
         return solver.run(energy.gradient, state, steps - head)
 
 
@@ -142,6 +144,8 @@ class Implicit:
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         """See :meth:`Adjoint.solve`."""
         state = Truncated(2).solve(solver, energy, y, steps)
+        if is_wrapped(state.y):
+            raise RuntimeError("Implicit does not support torch.func transforms: use Unrolled()")
         if not state.y.requires_grad:  # nothing to differentiate
             return state
         minimiser = state.y.detach().requires_grad_()
@@ -177,6 +181,13 @@ class Implicit:
                 stacklevel=2,
             )
         return -solution
+
+
+def _constant(state: Solution) -> Solution:
+    """``state``, computed without a graph, without tangents of forward-mode AD either."""
+    if torch.compiler.is_compiling():
+        return state
+    return Solution(*(forward_ad.unpack_dual(field).primal for field in state))
 
 
 def _conjugate_gradients(

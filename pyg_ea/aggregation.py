@@ -148,13 +148,14 @@ class EAAggregation(Aggregation):
         ptr: Tensor | None = None,
         dim_size: int | None = None,
         dim: int = -2,
-        **kwargs: Any,
+        max_num_elements: int | None = None,
+        return_solution: bool = False,
     ) -> Any:
         """See :meth:`forward`."""
         refuse_tracing(type(self).__name__)
         if index is None and ptr is None and dim_size is None:
             dim_size = 1
-        return super().__call__(x, index, ptr, dim_size, dim, **kwargs)
+        return super().__call__(x, index, ptr, dim_size, dim, return_solution=return_solution)
 
     def forward(
         self,
@@ -236,7 +237,7 @@ class EAAggregation(Aggregation):
         start = self._zero(x, segments)
         solution = self.adjoint.solve(self.solver, energy, start, steps)
         solution = solution._replace(occupied=segments.count > 0)
-        if reads_values(self.validate, x):
+        if reads_values(self.validate, solution.y):
             solution = _with_divergence(solution, energy, start)
         return solution
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_ea.segments import Segments
-from pyg_ea.tensors import is_concrete
+from pyg_ea.tensors import autocasts, is_concrete
 
 
 def positive_integer(name: str, value: int) -> int:
@@ -92,7 +92,7 @@ def check_elements(
             f"x lies on {x.device} but the layer's weights on {weight.device}: call "
             f"x.to({str(weight.device)!r})"
         )
-    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+    if weight.dtype != x.dtype and not autocasts(x):
         raise TypeError(
             f"x is {x.dtype} but the layer's weights are {weight.dtype}: convert one of them, "
             f"x.to({weight.dtype}) or layer.to({x.dtype}), or use torch.autocast"

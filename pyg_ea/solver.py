@@ -169,11 +169,12 @@ class NesterovSolver(nn.Module):
         more. Elsewhere it always takes all steps: the test would make a GPU wait.
         """
         lr, mu = self.lr, self.momentum
-        on_cpu = state.y.device.type == "cpu"
-        may_stop = on_cpu and not torch.is_grad_enabled() and is_concrete(state.y)
+        may_stop = state.y.device.type == "cpu" and not torch.is_grad_enabled()
         for _ in range(steps):
             state, g = nesterov_step(gradient, state, lr, mu, self.gtol, self.clip)
-            if may_stop and state.converged.all() and self._at_rest(gradient, g, state.y):
+            if not (may_stop and is_concrete(state.y)):
+                continue
+            if state.converged.all() and self._at_rest(gradient, g, state.y):
                 break
         return state
 

@@ -11,6 +11,12 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def autocasts(tensor: Tensor) -> bool:
+    """Whether products of tensors on its device run under ``torch.autocast``."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def is_wrapped(tensor: Tensor) -> bool:
     """Whether a ``torch.func`` transform has wrapped the tensor, so that it has no storage."""
     try:
@@ -27,6 +33,9 @@ def is_concrete(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     try:
-        return tensor.untyped_storage().data_ptr() != 0 or not tensor.numel()
+        storage = tensor.untyped_storage()
+        if storage.device.type == "meta":
+            return False
+        return storage.data_ptr() != 0 or not tensor.numel()
     except RuntimeError:
         return False

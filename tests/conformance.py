@@ -246,11 +246,12 @@ class SetModule(Module):
         x, index = self.batch(torch.float64)
         x.requires_grad_()
         out = self.aggregate(module, x, index, len(SIZES))
-        (grad,) = torch.autograd.grad(out[3].sum(), x)
+        weights = torch.linspace(-1, 1, out.shape[1], dtype=torch.float64)
+        (grad,) = torch.autograd.grad((weights * out[3]).sum(), x)
         assert grad[index != 3].abs().max() == 0
         members = x.detach()[index == 3].requires_grad_()
         alone = self.aggregate(module, members, torch.zeros(5, dtype=torch.long), 1)
-        (grad_alone,) = torch.autograd.grad(alone.sum(), members)
+        (grad_alone,) = torch.autograd.grad((weights * alone).sum(), members)
         assert grad_alone.abs().max() > 0
         self.close(grad[index == 3], grad_alone)
 

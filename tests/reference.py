@@ -21,13 +21,13 @@ LAYER_NORM_EPSILON = 1e-5
 class ReferenceSolution:
     """What Listing 2 returns for S segments.
 
-    ``y [S, Dy]``; ``final_norm [S]``: mean_d g_T^2; ``path_norm [S]``: its sum over all steps;
+    ``y [S, Dy]``; ``gradient_mean_square [S]``: mean_d g_T^2; ``path_mean_square [S]``: its sum over all steps;
     ``gradient_max [S]``: max_d |g_T|; ``active [T, S]``: which segments moved in which step.
     """
 
     y: Tensor
-    final_norm: Tensor
-    path_norm: Tensor
+    gradient_mean_square: Tensor
+    path_mean_square: Tensor
     gradient_max: Tensor
     active: Tensor
 
@@ -78,7 +78,7 @@ def nesterov(
     """Listing 2 for one segment: (y, g_T, sum of mean g^2, max |g_T|, which steps moved y)."""
     velocity = torch.zeros_like(y)
     grad = torch.zeros_like(y)
-    path_norm = y.new_zeros(())
+    path_mean_square = y.new_zeros(())
     active = []
     for _ in range(steps):
         look_ahead = y + momentum * velocity
@@ -90,8 +90,8 @@ def nesterov(
         y = y + active[-1] * velocity
         if clip is not None:
             y = torch.clamp(y, -clip, clip)
-        path_norm = path_norm + grad.square().mean()
-    return y, grad, path_norm, grad.abs().max(), active
+        path_mean_square = path_mean_square + grad.square().mean()
+    return y, grad, path_mean_square, grad.abs().max(), active
 
 
 def solve(
@@ -144,8 +144,8 @@ def solve(
         )
     return ReferenceSolution(
         y=torch.stack([y for y, *_ in rows]),
-        final_norm=torch.stack([grad.square().mean() for _, grad, *_ in rows]),
-        path_norm=torch.stack([path_norm for _, _, path_norm, *_ in rows]),
+        gradient_mean_square=torch.stack([grad.square().mean() for _, grad, *_ in rows]),
+        path_mean_square=torch.stack([path_mean_square for _, _, path_mean_square, *_ in rows]),
         gradient_max=torch.stack([gradient_max for *_, gradient_max, _ in rows]),
         active=torch.tensor([active for *_, active in rows]).T,
     )

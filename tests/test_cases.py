@@ -387,6 +387,21 @@ def test_a_training_step_frees_what_it_saved() -> None:
     assert not [reference for reference in references if reference() is not None]
 
 
+def test_a_training_step_keeps_neither_its_input_nor_the_model_alive() -> None:
+    model = nn.ModuleDict({"readout": Readout()})
+    x = nodes(torch.float32)
+    references = [weakref.ref(x), weakref.ref(model)]
+    (sum_of_squares(model["readout"](x)) + auxiliary_loss(model)).backward()
+    gc.disable()
+    try:
+        del x
+        assert references[0]() is None
+        del model
+        assert references[1]() is None
+    finally:
+        gc.enable()
+
+
 # The auxiliary loss ----------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import dataclasses
 import os
+import resource
 import subprocess
 import sys
 import warnings
@@ -44,7 +45,8 @@ from pyg_ea import (
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("PYG_EA_EXAMPLES", "300"))
-ERRORS = (ValueError, TypeError, RuntimeError, IndexError)
+MEMORY = 6 * 2**30  # an index beyond 2**31 makes PyG ask for more: an error, not swapping
+ERRORS = (ValueError, TypeError, RuntimeError, IndexError, MemoryError)
 FLOATS = {torch.float64: 1e-7, torch.float32: 0.05, torch.bfloat16: None, torch.float16: None}
 """Dtypes of elements, and the relative tolerance between two implementations; None: finite."""
 
@@ -439,6 +441,8 @@ def check(case: Case) -> None:
     is_tame = all(t.isfinite().all() and t.abs().max() < 1e3 for t in plain if t.numel())
     if tolerance is None or not is_tame or (case.dtype == "float32" and case.action == "second"):
         return
+    if case.mode != "grad":  # without a graph a solve may end early: only y is the same
+        got, plain = got[:1], plain[:1]
     for mine, theirs in zip(got, plain, strict=True):
         scale = max([1.0, *theirs.abs().flatten().tolist()])
         torch.testing.assert_close(
@@ -487,6 +491,7 @@ def test_generated_calls_return_or_raise_but_never_crash(tmp_path: Path) -> None
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     if sys.argv[1] == "--to":
         run_cases(Path(sys.argv[2]))
     else:

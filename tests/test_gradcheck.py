@@ -81,7 +81,7 @@ def as_function(
             delattr(owner, name.rpartition(".")[2])
             setattr(owner, name.rpartition(".")[2], part.view_as(parameter))
         y = fresh(x, segments, dim_size=num_segments)
-        return y, fresh.solution.final_norm, fresh.solution.path_norm
+        return y, fresh.solution.gradient_mean_square, fresh.solution.path_mean_square
 
     return function, (x.requires_grad_(), vector.requires_grad_())
 

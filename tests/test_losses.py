@@ -10,8 +10,10 @@ from tests.test_reference import INDEX, NUM_SEGMENTS, Setting, elements, make_la
 from tests.test_reference import reference_parameters as parameters_of
 
 
-@pytest.mark.parametrize(("reading", "norm"), [("final", "final_norm"), ("path", "path_norm")])
-def test_is_the_reference_s_norm_averaged_over_non_empty_segments(reading, norm) -> None:
+@pytest.mark.parametrize(
+    ("reading", "field"), [("final", "gradient_mean_square"), ("path", "path_mean_square")]
+)
+def test_is_the_reference_s_mean_square_averaged_over_non_empty_segments(reading, field) -> None:
     setting = Setting(steps=4)
     layer = make_layer((3, 5, 4), setting)
     layer(elements(3), INDEX, dim_size=NUM_SEGMENTS)
@@ -20,7 +22,7 @@ def test_is_the_reference_s_norm_averaged_over_non_empty_segments(reading, norm)
     )
     occupied = INDEX.bincount(minlength=NUM_SEGMENTS) > 0
     assert 0 < occupied.sum() < NUM_SEGMENTS
-    mean = getattr(expected, norm)[occupied].mean()
+    mean = getattr(expected, field)[occupied].mean()
     torch.testing.assert_close(auxiliary_loss(layer, reading), mean, rtol=1e-10, atol=1e-10)
 
 
@@ -39,6 +41,42 @@ def test_sums_over_all_layers_inside_a_model() -> None:
     model["pool"](model["conv"](x, edge_index))
     parts = auxiliary_loss(model["conv"]) + auxiliary_loss(model["pool"])
     torch.testing.assert_close(auxiliary_loss(model), parts)
+
+
+class Twice(nn.Module):
+    """One layer used twice in a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = EAGlobalPool(3, 6, steps=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pool(x) + self.pool(2 * x)
+
+
+def test_a_layer_used_twice_in_a_pass_counts_twice_and_a_new_pass_starts_anew() -> None:
+    torch.manual_seed(0)
+    model, x = Twice(), torch.randn(4, 3)
+    aggr = model.pool.aggr
+    solutions = [aggr(part, return_solution=True)[1] for part in (x, 2 * x)]
+    expected = auxiliary_loss(solutions[0]) + auxiliary_loss(solutions[1])
+    for _ in range(2):
+        model(x)
+        assert len(aggr.solutions) == 2
+        assert torch.equal(auxiliary_loss(model), expected)
+    assert torch.equal(auxiliary_loss(solutions), expected)
+    model.pool(x)
+    assert torch.equal(auxiliary_loss(model), auxiliary_loss(solutions[0]))
+
+
+def test_warns_where_it_is_a_constant() -> None:
+    layer = EAAggregation(3, 3, steps=2)
+    with torch.no_grad():
+        layer(torch.randn(4, 3))
+        auxiliary_loss(layer)
+    with pytest.warns(UserWarning, match="use_reentrant=False"):
+        auxiliary_loss(layer)
+    auxiliary_loss(layer.eval())  # no training, no warning
 
 
 def test_minimising_it_trains_every_parameter_and_lowers_it() -> None:
@@ -72,3 +110,5 @@ def test_says_what_is_wrong() -> None:
         auxiliary_loss(EAAggregation(2, 2), "sum")
     with pytest.raises(RuntimeError, match="call the layer first"):
         auxiliary_loss(EAAggregation(2, 2))
+    with pytest.raises(ValueError, match="no solution was given"):
+        auxiliary_loss([])

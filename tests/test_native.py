@@ -1,7 +1,8 @@
-"""Where the passes in C serve, and that they change nothing but the time."""
+"""The C code: when it is loaded, and what it refuses. Its results: ``test_fused.py``."""
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import sys
 import sysconfig
@@ -10,41 +11,93 @@ import types
 import pytest
 import torch
 
-from pyg_ea import EAAggregation, native
-from pyg_ea.potentials.native_passes import NativePasses, passes_for
-from pyg_ea.potentials.resnet_passes import FromSegments, Passes, Weights
+from pyg_ea import EAAggregation
+from pyg_ea.fused import native
+from pyg_ea.fused.native import NativeSolve
+from pyg_ea.fused.problem import Problem, Settings
 
-built = pytest.mark.skipif(native.LIBRARY is None, reason="the C kernels were not built")
+built = pytest.mark.skipif(native.LIBRARY is None, reason="the C code was not built")
+SETTINGS = Settings(steps=2, gtol=0.0, clip=None, last=2)
+
+
+def problem() -> Problem:
+    """3 segments of 2 elements, D = 4, H = 2."""
+    shapes = [(3, 4), (), (), (), (6, 38), (38, 4), (34, 4), (32, 2), (4,), (4,), (2,), (2,), (3,)]
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.rand(shape, generator=generator) for shape in shapes]
+    return Problem(*tensors, torch.tensor([0, 0, 1, 1, 2, 2]))
 
 
 @built
-def test_elements_get_the_passes_that_can_serve_them(monkeypatch):
-    assert passes_for(torch.ones(1)) is NativePasses
-    assert passes_for(torch.ones(1, dtype=torch.bfloat16)) is Passes
-    assert passes_for(torch.ones(1, device="meta")) is Passes
-    monkeypatch.delitem(native.PRODUCTS, torch.float32)  # as where BLAS is out of sight
-    assert passes_for(torch.ones(1)) is Passes
+@pytest.mark.parametrize("name", ["fixed", "scale", "start", "a_y", "b", "w3", "gamma1", "beta2"])
+def test_operands_of_another_shape_are_refused(name) -> None:
+    whole = problem()
+    bad = getattr(whole, name)[..., :-1]
+    with pytest.raises(ValueError, match="needs a contiguous CPU tensor"):
+        NativeSolve().forward(whole._replace(**{name: bad}), SETTINGS, save=True)
 
 
 @built
-def test_operands_not_laid_out_as_a_kernel_reads_them_are_refused():
-    shapes = [(38, 4), (34, 4), (32, 2), (4,), (4,), (2,), (2,)]
-    weights = Weights(*map(torch.ones, shapes))
-    from_y = FromSegments.of(torch.ones(3, 4), weights)
-    fixed, index = torch.ones(38, 5).T, torch.zeros(5, dtype=torch.long)
-    with pytest.raises(ValueError, match="forth: an operand"):
-        NativePasses.forth(from_y, fixed, index, weights, None)
+@pytest.mark.parametrize("name", ["fixed", "b", "start"])
+def test_operands_of_another_dtype_are_refused(name) -> None:
+    whole = problem()
+    bad = getattr(whole, name).double()
+    with pytest.raises(ValueError, match=r"needs a contiguous CPU tensor|not enough"):
+        NativeSolve().forward(whole._replace(**{name: bad}), SETTINGS, save=True)
+
+
+@built
+@pytest.mark.parametrize("index", [[0, 0, 1, 1, 2, 3], [0, 0, 1, 1, 2, -4], [0, 0, 1, 1, 2, 2**40]])
+def test_an_index_out_of_range_is_an_error(index) -> None:
+    with pytest.raises((IndexError, RuntimeError, ValueError)):
+        NativeSolve().forward(problem()._replace(index=torch.tensor(index)), SETTINGS, save=True)
+
+
+@built
+@pytest.mark.parametrize("ptr", [[0, 2, 1, 6], [1, 2, 4, 6], [0, 2, 4, 7], [0, 2**40, 4, 6]])
+def test_the_c_code_itself_refuses_boundaries_that_do_not_cover_the_elements(ptr) -> None:
+    call = native._Call(problem(), SETTINGS)
+    wrong = torch.tensor(ptr)
+    call.problem.ptr = wrong.data_ptr()
+    with pytest.raises(ValueError, match="do not cover its elements"):
+        call("solve_forward", native._Result(), None)
+
+
+@built
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("steps", 0), ("hidden", 0), ("channels", 2**40), ("threads", 0), ("elements", -1)]
+    + [("saved_steps", 3), ("interval", 3), ("segments", -1)],
+)
+def test_the_c_code_itself_refuses_sizes_out_of_range(field, value) -> None:
+    call = native._Call(problem(), SETTINGS)
+    setattr(call.problem, field, value)
+    with pytest.raises(ValueError, match="out of range"):
+        call("solve_forward", native._Result(), None)
+
+
+@built
+def test_memory_that_is_not_there_is_an_error() -> None:
+    call = native._Call(problem(), SETTINGS)
+    call.problem.hidden = call.problem.channels = 2**20
+    call.problem.threads = 2**20
+    with pytest.raises((MemoryError, ValueError)):
+        call("solve_backward", native._Cotangent(), native._Gradient(), torch.empty(0))
+
+
+def test_structures_have_the_size_of_those_in_c() -> None:
+    assert ctypes.sizeof(native._Problem) == 8 * len(native._Problem._fields_)
 
 
 @pytest.mark.skipif(
     sys.platform != "linux" or shutil.which(sysconfig.get_config_var("CC").split()[0]) is None,
-    reason="no C compiler to build them with",
+    reason="no C compiler to build it with",
 )
-def test_the_kernels_are_built_where_there_is_a_compiler():
+def test_it_is_built_where_there_is_a_compiler() -> None:
     assert native.LIBRARY is not None or native.os.environ.get(native.SWITCH) == "0"
 
 
-def test_a_library_of_another_version_is_not_used(monkeypatch):
+def test_a_library_of_another_version_is_not_used(monkeypatch) -> None:
     spec = types.SimpleNamespace(origin="old.so")
     monkeypatch.delenv(native.SWITCH, raising=False)
     monkeypatch.setattr(native.importlib.util, "find_spec", lambda _: spec)
@@ -55,7 +108,7 @@ def test_a_library_of_another_version_is_not_used(monkeypatch):
         assert native._load() is None
 
 
-def test_neither_is_one_that_cannot_be_loaded_or_is_not_wanted(monkeypatch, tmp_path):
+def test_neither_is_one_that_cannot_be_loaded_or_is_switched_off(monkeypatch, tmp_path) -> None:
     (tmp_path / "broken.so").write_text("nothing")
     spec = types.SimpleNamespace(origin=str(tmp_path / "broken.so"))
     monkeypatch.delenv(native.SWITCH, raising=False)
@@ -70,17 +123,10 @@ def test_neither_is_one_that_cannot_be_loaded_or_is_not_wanted(monkeypatch, tmp_
 
 
 @built
-def test_the_layer_is_the_same_with_and_without(monkeypatch):
-    torch.manual_seed(0)
-    layer = EAAggregation(8, 8, steps=4).double()
-    x = torch.randn(30, 8, dtype=torch.float64, requires_grad=True)
-    index = torch.randint(6, (30,))
-    results = []
-    for library in (native.LIBRARY, None):
-        monkeypatch.setattr(native, "LIBRARY", library)
-        y = layer(x, index, dim_size=6)
-        gradients = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
-        results.append([y.detach(), *gradients])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
-    assert not all(map(torch.equal, *results)), "the same code ran twice"
+def test_where_blas_is_out_of_sight_the_layer_runs_without_it(monkeypatch) -> None:
+    whole = problem()
+    assert native.is_supported(whole)
+    assert not native.is_supported(Problem(*(t.to("meta") for t in whole)))
+    monkeypatch.setitem(native.PRODUCTS, torch.float32, 0)
+    assert not native.is_supported(whole)
+    assert EAAggregation(3, 3, steps=2)(torch.randn(4, 3)).isfinite().all()

@@ -79,7 +79,7 @@ def test_closed_form_equals_autograd_equals_reference(case) -> None:
     layer, x, index, num_segments = case
     parameters = dict(layer.named_parameters())
     out = layer(x, index, dim_size=num_segments)
-    norm = layer.solution.path_norm
+    norm = layer.solution.path_mean_square
     closed = torch.autograd.grad(out.sum() + norm.sum(), list(parameters.values()))
 
     expected = solve(
@@ -92,13 +92,13 @@ def test_closed_form_equals_autograd_equals_reference(case) -> None:
         clip=layer.solver.clip,
     )
     close(out, expected.y)
-    close(norm, expected.path_norm)
+    close(norm, expected.path_mean_square)
 
     layer.potential = ForwardOnly(layer.potential)
     out = layer(x, index, dim_size=num_segments)
     close(out, expected.y)
     by_autograd = torch.autograd.grad(
-        out.sum() + layer.solution.path_norm.sum(), list(parameters.values())
+        out.sum() + layer.solution.path_mean_square.sum(), list(parameters.values())
     )
     for mine, theirs in zip(closed, by_autograd, strict=True):
         close(mine, theirs)
@@ -108,7 +108,7 @@ def test_closed_form_equals_autograd_equals_reference(case) -> None:
 @given(st.lists(st.integers(0, 4), max_size=6))
 def test_segments_from_ptr_are_those_from_index(sizes) -> None:
     ptr = torch.tensor([0, *sizes]).cumsum(0)
-    segments = Segments.from_ptr(ptr)
+    segments = Segments.from_ptr(ptr, sum(sizes))
     assert segments.num_segments == len(sizes)
     assert segments.count.tolist() == sizes
     values = torch.arange(float(sum(sizes)))[:, None]

@@ -92,7 +92,7 @@ def functional(solution: object, seed: int = 5) -> Tensor:
     """A random linear functional of y, the final norm and the path norm together."""
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros((), dtype=torch.float64)
-    for part in (solution.y, solution.final_norm, solution.path_norm):
+    for part in (solution.y, solution.gradient_mean_square, solution.path_mean_square):
         weights = torch.randn(part.shape, dtype=torch.float64, generator=generator)
         total = total + (weights * part).sum()
     return total
@@ -116,7 +116,7 @@ def check_equal(layer: EAAggregation, setting: Setting) -> ReferenceSolution:
         gtol=setting.gtol,
         clip=setting.clip,
     )
-    for name in ("y", "final_norm", "path_norm", "gradient_max"):
+    for name in ("y", "gradient_mean_square", "path_mean_square", "gradient_max"):
         close(getattr(layer.solution, name), getattr(expected, name), name)
     assert layer.solution.steps.tolist() == expected.active.sum(dim=0).tolist()
 

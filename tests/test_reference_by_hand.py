@@ -102,8 +102,8 @@ def test_three_steps_by_hand() -> None:
         gtol=0.0,
     )
     assert got.y.item() == pytest.approx(y3, rel=ROUNDING)
-    assert got.final_norm.item() == pytest.approx(g3**2, rel=1e-12)
-    assert got.path_norm.item() == pytest.approx(g1**2 + g2**2 + g3**2, rel=ROUNDING)
+    assert got.gradient_mean_square.item() == pytest.approx(g3**2, rel=1e-12)
+    assert got.path_mean_square.item() == pytest.approx(g1**2 + g2**2 + g3**2, rel=ROUNDING)
     assert got.gradient_max.item() == pytest.approx(abs(g3), rel=1e-12)
 
 
@@ -126,7 +126,7 @@ def test_momentum_goes_on_under_the_mask() -> None:
     )
     assert got.active[:, 0].tolist() == [True, False, False]
     assert got.y.item() == pytest.approx(y1, rel=1e-7)  # N + 1e-8 in place of N
-    assert got.final_norm.item() == pytest.approx(g3**2, rel=1e-6)
+    assert got.gradient_mean_square.item() == pytest.approx(g3**2, rel=1e-6)
 
 
 def test_clip_projects_the_state_after_each_step() -> None:
@@ -152,5 +152,5 @@ def test_empty_segments_stay_at_zero() -> None:
         gtol=0.0,
     )
     assert got.y[[0, 1, 3]].abs().max() == 0
-    assert got.final_norm[[0, 1, 3]].abs().max() == 0
+    assert got.gradient_mean_square[[0, 1, 3]].abs().max() == 0
     assert got.y[2].item() != 0

@@ -15,11 +15,11 @@ from pyg_ea.energy import Energy, L2Prior, NoPrior
 from pyg_ea.fused import native
 from pyg_ea.fused.native import NativeSolve
 from pyg_ea.fused.problem import Problem, Settings
-from pyg_ea.fused.torch_solve import Elements, TorchSolve
+from pyg_ea.fused.torch_solve import TorchSolve
 from pyg_ea.potentials.resnet import BoundResNet, gradient_in_y
 from pyg_ea.segments import Segments
 from pyg_ea.solver import NesterovSolver, Solution, nesterov_step
-from pyg_ea.tensors import is_wrapped
+from pyg_ea.tensors import autocasts, is_wrapped
 
 BackendName = Literal["auto", "native", "torch", "plain"]
 Backend = NativeSolve | TorchSolve
@@ -70,7 +70,7 @@ def is_supported(solver: NesterovSolver, energy: Energy, y: Tensor) -> bool:
         and type(solver) is NesterovSolver
         and type(prior) in (L2Prior, NoPrior)
         and not energy.scale.requires_grad
-        and not torch.is_autocast_enabled(y.device.type)
+        and not autocasts(y)
         and y.dtype in native.DTYPES
         and all(
             tensor.dtype == y.dtype
@@ -135,8 +135,8 @@ class FusedSolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the tensors of :class:`Problem`."""
-        size = len(Problem._fields)
-        problem, saved = Problem(*ctx.saved_tensors[:size]), ctx.saved_tensors[size:]
+        size, tensors = len(Problem._fields), ctx.saved_tensors  # checkpoint lets them be read once
+        problem, saved = Problem(*tensors[:size]), tensors[size:]
         constants = len(Problem._fields) - len(_differentiable(problem))
         if torch.is_grad_enabled():
             gradients = _backward_by_autograd(problem, ctx.settings, cotangents[:4])

@@ -2,6 +2,7 @@ r"""The potential of the paper (Listing 1) and the closed form of its gradient i
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from pyg_ea.potentials.base import Potential
 from pyg_ea.potentials.tanh_norm import TanhNorm
 from pyg_ea.segments import Segments
+from pyg_ea.tensors import autocasts
 
 OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
 
@@ -139,7 +141,8 @@ class BoundResNet:
     """
 
     def __init__(self, potential: ResNetPotential, x: Tensor, segments: Segments) -> None:
-        with torch.autocast(x.device.type, enabled=False):  # weights compose at full precision
+        full_precision = torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
+        with full_precision:
             a_matrix, offset, b, w3 = _composed(potential)
         a_x, a_y = a_matrix.split([potential.in_channels, potential.out_channels], dim=1)
         norm1, norm2 = potential.norm1, potential.norm2

@@ -46,7 +46,7 @@ def _load() -> ctypes.CDLL | None:
     except (OSError, AttributeError) as error:
         version = error
     if version == VERSION:
-        library.saved_size.restype = Int
+        library.saved_size_float32.restype = library.saved_size_float64.restype = Int
         return library
     warnings.warn(
         f"pyg_ea runs without its C code: {spec.origin} does not fit ({version}, expected "
@@ -134,8 +134,7 @@ class NativeSolve:
         solution = Solution(y, momentum, *stats.unbind(), steps, *flags.unbind(), occupied)
         saved = None
         if save:
-            size = call.library.saved_size(ctypes.byref(call.problem))
-            saved = problem.start.new_empty(max(size, 0))
+            saved = problem.start.new_empty(call.saved_size())
         call("solve_forward", _Result(*map(_address, solution[:9])), saved)
         return solution, [] if saved is None else [saved]
 
@@ -214,6 +213,11 @@ class _Call:
             blas_threads=BLAS_THREADS,
             **{name: _address(tensor) for name, tensor in self.operands.items()},
         )
+
+    def saved_size(self) -> int:
+        """Number of values that forward saves for backward."""
+        size = getattr(self.library, f"saved_size_{DTYPES[self.dtype]}")
+        return size(ctypes.byref(self.problem))
 
     def __call__(self, name: str, *operands: ctypes.Structure | Tensor | None) -> None:
         """Calls the function of that name for the dtype, without the interpreter's lock."""

@@ -125,8 +125,7 @@ typedef struct {
 } Tiling;
 
 static int few_elements(const Problem *p) { return p->blas_threads != NULL && p->elements <= 512; }
-static int64_t per_element(const Problem *p) { return 4 * p->hidden + OUTPUTS; }
-static int64_t per_segment(const Problem *p) { return 3 * p->channels + 5 * p->hidden + OUTPUTS; }
+static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
 static int64_t intervals(const Problem *p)
 {
@@ -206,14 +205,6 @@ static int make_tiling(const Problem *p, Tiling *tiling)
 }
 
 int version(void) { return VERSION; }
-
-/* Number of values that forward saves for backward. */
-int64_t saved_size(const Problem *p)
-{
-    if (check(p) != DONE) return -1;
-    if (p->interval) return p->segments * p->channels * 2 * intervals(p);
-    return p->saved_steps * (p->elements * per_element(p) + p->segments * per_segment(p));
-}
 
 #define REAL float
 #define NAME(function) function##_float32

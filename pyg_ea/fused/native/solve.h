@@ -18,29 +18,32 @@ typedef struct {
 /* Memory of one thread. */
 typedef struct {
     int64_t *index;                       /* segment of each element, counted from the tile's first */
-    REAL *ahead, *from_y, *total, *g;     /* [s, D], [s, all], [s, all], [s, D] */
+    REAL *y, *velocity, *ahead, *g;       /* [s, D] */
+    REAL *from_y, *total;                 /* [s, all] */
     REAL *block;
     NAME(Activations) activations;        /* of one block */
-    REAL *y, *velocity;                   /* [s, D], where steps are computed again */
     REAL *to_y, *to_velocity, *to_ahead;  /* cotangents [s, D] */
     REAL *aheads, *dys, *h_totals;        /* of as many steps as stack: [stack, s, ...] */
     NAME(Steps) steps;                    /* of interval steps, computed again */
 } NAME(Workspace);
 
-/* The next n values of base; counts them where base is NULL. */
+/* The next n values of base, on a cache line of their own; counts them where base is NULL. So the same
+ * products have operands of the same alignment, and with it the same rounding, saved or not. */
 static REAL *NAME(take)(REAL *base, int64_t *used, int64_t n)
 {
     REAL *here = base ? base + *used : NULL;
-    *used += n;
+    *used += padded(n);
     return here;
 }
 
-static NAME(Activations) NAME(take_activations)(REAL *base, int64_t *used, int64_t n, int64_t hidden)
+/* Activations of n elements in some steps. */
+static NAME(Activations) NAME(take_activations)(REAL *base, int64_t *used, int64_t steps, int64_t n,
+                                                int64_t hidden)
 {
     NAME(Activations) a;
-    a.u2 = NAME(take)(base, used, n * hidden);
-    a.d23 = NAME(take)(base, used, n * (hidden + OUTPUTS));
-    a.to_t1 = NAME(take)(base, used, n * 2 * hidden);
+    a.u2 = NAME(take)(base, used, steps * padded(n * hidden));
+    a.d23 = NAME(take)(base, used, steps * padded(n * (hidden + OUTPUTS)));
+    a.to_t1 = NAME(take)(base, used, steps * padded(n * 2 * hidden));
     return a;
 }
 
@@ -54,15 +57,17 @@ static NAME(Steps) NAME(take_steps)(REAL *base, int64_t *used, const Problem *p,
     saved.g = NAME(take)(base, used, steps * s * p->channels);
     saved.total = NAME(take)(base, used, steps * s * all);
     saved.from_y1 = NAME(take)(base, used, steps * s * wide);
-    saved.activations = NAME(take_activations)(base, used, steps * n, p->hidden);
+    saved.activations = NAME(take_activations)(base, used, steps, n, p->hidden);
     return saved;
 }
 
-static NAME(Activations) NAME(rows_of)(NAME(Activations) a, int64_t row, int64_t hidden)
+/* Those from an element on, of n, in one step. */
+static NAME(Activations) NAME(activations_at)(NAME(Activations) a, int64_t step, int64_t n, int64_t row,
+                                              int64_t hidden)
 {
-    a.u2 += row * hidden;
-    a.d23 += row * (hidden + OUTPUTS);
-    a.to_t1 += row * 2 * hidden;
+    a.u2 += step * padded(n * hidden) + row * hidden;
+    a.d23 += step * padded(n * (hidden + OUTPUTS)) + row * (hidden + OUTPUTS);
+    a.to_t1 += step * padded(n * 2 * hidden) + row * 2 * hidden;
     return a;
 }
 
@@ -80,8 +85,10 @@ static int64_t NAME(layout)(NAME(Workspace) *w, REAL *base, const Problem *p, co
     w->from_y = NAME(take)(base, &used, s * all);
     w->total = NAME(take)(base, &used, s * all);
     w->g = NAME(take)(base, &used, s * d);
+    w->y = NAME(take)(base, &used, s * d);
+    w->velocity = NAME(take)(base, &used, s * d);
     w->block = NAME(take)(base, &used, backward ? backward_block : forward_block);
-    w->activations = NAME(take_activations)(base, &used, rows, p->hidden);
+    w->activations = NAME(take_activations)(base, &used, 1, rows, p->hidden);
     if (backward) {
         w->to_y = NAME(take)(base, &used, s * d);
         w->to_velocity = NAME(take)(base, &used, s * d);
@@ -89,11 +96,9 @@ static int64_t NAME(layout)(NAME(Workspace) *w, REAL *base, const Problem *p, co
         w->aheads = NAME(take)(base, &used, tiling->stack * s * d);
         w->dys = NAME(take)(base, &used, tiling->stack * s * d);
         w->h_totals = NAME(take)(base, &used, tiling->stack * s * all);
-        w->y = NAME(take)(base, &used, s * d);
-        w->velocity = NAME(take)(base, &used, s * d);
         w->steps = NAME(take_steps)(base, &used, p, p->interval, n, s);
     }
-    return (used + 15) / 16 * 16; /* no two threads share a cache line */
+    return used;
 }
 
 /* Largest absolute value of a row, NaN where one is. */
@@ -161,20 +166,19 @@ static void NAME(step_rows)(const Problem *p, const Result *r, int64_t first, in
     }
 }
 
-/* Steps begin to end of a tile from y and velocity [s, D], in place. From save_from on they are saved,
- * if saved is not NULL; results go to r, if it is not NULL. */
+/* Steps begin to end of a tile from the workspace's y and velocity on, in place. From save_from on they
+ * are saved, if saved is not NULL; results go to r, if it is not NULL. */
 static void NAME(forward_tile)(const Problem *p, const NAME(Network) *net, NAME(Workspace) *w,
-                               Tile tile, int64_t begin, int64_t end, REAL *y, REAL *velocity,
-                               const NAME(Steps) *saved, int64_t save_from, const Result *r)
+                               Tile tile, int64_t begin, int64_t end, const NAME(Steps) *saved,
+                               int64_t save_from, const Result *r)
 {
+    REAL *y = w->y, *velocity = w->velocity;
     const int64_t n = tile.elements, s = tile.segments, d = p->channels, hidden = p->hidden;
     const int64_t wide = 2 * hidden, all = wide + hidden + OUTPUTS;
     const REAL *a_y = p->a_y, *fixed = (const REAL *)p->fixed + tile.first_element * all;
     for (int64_t t = begin; t < end; t++) {
         const int save = saved != NULL && t >= save_from;
         const int64_t slot = t - save_from;
-        REAL *g = save ? saved->g + slot * s * d : w->g;
-        REAL *total = save ? saved->total + slot * s * all : w->total;
         NAME(combine)(s * d, y, (REAL)p->momentum, velocity, w->ahead);
         NAME(product)(net->gemm, s, all, d, w->ahead, 'N', d, a_y, 'T', d, 0, w->from_y, all);
         if (save) {
@@ -182,16 +186,20 @@ static void NAME(forward_tile)(const Problem *p, const NAME(Network) *net, NAME(
             memcpy(saved->velocity + slot * s * d, velocity, s * d * sizeof(REAL));
             NAME(scale)(s, wide, 1, w->from_y, all, NULL, saved->from_y1 + slot * s * wide, wide);
         }
-        memset(total, 0, s * all * sizeof(REAL));
+        memset(w->total, 0, s * all * sizeof(REAL));
         for (int64_t i = 0; i < n; i += BLOCK) {
             const int64_t rows = n - i < BLOCK ? n - i : BLOCK;
             const NAME(Activations) here =
-                save ? NAME(rows_of)(saved->activations, slot * n + i, hidden) : w->activations;
+                save ? NAME(activations_at)(saved->activations, slot, n, i, hidden) : w->activations;
             NAME(block_forward)(net, rows, w->from_y, fixed + i * all, w->index + i, w->block, here,
-                                total);
+                                w->total);
         }
-        NAME(product)(net->gemm, s, d, all, total, 'N', all, a_y, 'N', d, 0, g, d);
-        NAME(step_rows)(p, r, tile.first_segment, s, w->ahead, y, velocity, g);
+        NAME(product)(net->gemm, s, d, all, w->total, 'N', all, a_y, 'N', d, 0, w->g, d);
+        NAME(step_rows)(p, r, tile.first_segment, s, w->ahead, y, velocity, w->g);
+        if (save) {
+            memcpy(saved->g + slot * s * d, w->g, s * d * sizeof(REAL));
+            memcpy(saved->total + slot * s * all, w->total, s * all * sizeof(REAL));
+        }
     }
 }
 
@@ -279,7 +287,7 @@ static void NAME(backward_tile)(const Problem *p, const NAME(Network) *net, cons
             const int64_t rows = n - i < BLOCK ? n - i : BLOCK;
             NAME(block_backward)(net, rows, saved->from_y1 + slot * s * wide, w->from_y,
                                  fixed + i * all, w->index + i,
-                                 NAME(rows_of)(saved->activations, slot * n + i, hidden), w->block,
+                                 NAME(activations_at)(saved->activations, slot, n, i, hidden), w->block,
                                  d_fixed + i * all, h_total, d_net);
         }
         NAME(product)(net->gemm, s, d, all, h_total, 'N', all, a_y, 'N', d, 1, w->to_ahead, d);
@@ -301,44 +309,62 @@ static NAME(Network) NAME(network)(const Problem *p)
     return net;
 }
 
-/* The steps of a tile that forward saved, or room for them. */
-static NAME(Steps) NAME(saved_steps)(const Problem *p, Tile tile, REAL *saved)
+/* Takes what forward saves of a tile: its last steps or, where they are computed again, y and velocity
+ * [s, D] before the first of each interval steps. */
+static NAME(Steps) NAME(take_saved)(const Problem *p, Tile tile, REAL *base, int64_t *used)
 {
-    int64_t used = tile.first_element * p->saved_steps * per_element(p) +
-                   tile.first_segment * p->saved_steps * per_segment(p);
-    return NAME(take_steps)(saved, &used, p, p->saved_steps, tile.elements, tile.segments);
+    if (p->interval == 0)
+        return NAME(take_steps)(base, used, p, p->saved_steps, tile.elements, tile.segments);
+    NAME(Steps) states = {.y = NAME(take)(base, used, intervals(p) * tile.segments * p->channels)};
+    states.velocity = NAME(take)(base, used, intervals(p) * tile.segments * p->channels);
+    return states;
 }
 
-/* y and velocity [s, D] before the first of each interval steps of a tile. */
-static REAL *NAME(saved_states)(const Problem *p, Tile tile, REAL *saved)
+/* Number of values that forward saves for backward; where offsets is not NULL, where each tile's begin. */
+static int64_t NAME(offsets)(const Problem *p, const Tiling *tiling, int64_t *offsets)
 {
-    return saved + tile.first_segment * p->channels * 2 * intervals(p);
+    int64_t used = 0;
+    for (int64_t k = 0; k < tiling->tiles; k++) {
+        if (offsets != NULL) offsets[k] = used;
+        NAME(take_saved)(p, tile_at(p, tiling, k), NULL, &used);
+    }
+    return used;
 }
 
-/* All steps of one tile. */
+int64_t NAME(saved_size)(const Problem *p)
+{
+    Tiling tiling;
+    const int64_t size = make_tiling(p, &tiling) == DONE ? NAME(offsets)(p, &tiling, NULL) : 0;
+    free(tiling.bounds);
+    return size;
+}
+
+/* All steps of one tile; saved: where its values begin, or NULL. */
 static void NAME(forward_whole_tile)(const Problem *p, const NAME(Network) *net, const Result *r,
                                      NAME(Workspace) *w, Tile tile, REAL *saved)
 {
     const int64_t n = tile.segments * p->channels, at = tile.first_segment * p->channels;
     REAL *y = (REAL *)r->y + at, *velocity = (REAL *)r->velocity + at;
+    int64_t used = 0;
     fill_index(p, tile, w->index);
-    memcpy(y, (const REAL *)p->start + at, n * sizeof(REAL));
-    memset(velocity, 0, n * sizeof(REAL));
-    if (saved == NULL) {
-        NAME(forward_tile)(p, net, w, tile, 0, p->steps, y, velocity, NULL, 0, r);
-    } else if (p->interval == 0) {
-        const NAME(Steps) steps = NAME(saved_steps)(p, tile, saved);
-        NAME(forward_tile)(p, net, w, tile, 0, p->steps, y, velocity, &steps,
-                           p->steps - p->saved_steps, r);
-    } else {
-        REAL *state = NAME(saved_states)(p, tile, saved);
-        for (int64_t t = 0; t < p->steps; t += p->interval, state += 2 * n) {
+    memcpy(w->y, (const REAL *)p->start + at, n * sizeof(REAL));
+    memset(w->velocity, 0, n * sizeof(REAL));
+    if (saved != NULL && p->interval > 0) {
+        const NAME(Steps) states = NAME(take_saved)(p, tile, saved, &used);
+        for (int64_t t = 0, k = 0; t < p->steps; t += p->interval, k++) {
             const int64_t end = t + p->interval < p->steps ? t + p->interval : p->steps;
-            memcpy(state, y, n * sizeof(REAL));
-            memcpy(state + n, velocity, n * sizeof(REAL));
-            NAME(forward_tile)(p, net, w, tile, t, end, y, velocity, NULL, 0, r);
+            memcpy(states.y + k * n, w->y, n * sizeof(REAL));
+            memcpy(states.velocity + k * n, w->velocity, n * sizeof(REAL));
+            NAME(forward_tile)(p, net, w, tile, t, end, NULL, 0, r);
         }
+    } else {
+        NAME(Steps) steps;
+        if (saved != NULL) steps = NAME(take_saved)(p, tile, saved, &used);
+        NAME(forward_tile)(p, net, w, tile, 0, p->steps, saved ? &steps : NULL,
+                           p->steps - p->saved_steps, r);
     }
+    memcpy(y, w->y, n * sizeof(REAL));
+    memcpy(velocity, w->velocity, n * sizeof(REAL));
 }
 
 /* What threads share. A thread takes the next tile, or part, when it is done with one. */
@@ -346,16 +372,51 @@ typedef struct {
     const Problem *p;
     Tiling tiling;
     NAME(Network) net;
-    REAL *saved, *memory;  /* memory: own values for each thread */
+    REAL *saved, *memory; /* memory: own values for each thread */
+    int64_t *offsets;     /* of each tile in saved */
     int64_t threads, own;
     int64_t next;
-    const Result *r;             /* of forward */
-    const Cotangent *c;          /* of backward, like what follows */
+    const Result *r;      /* of forward */
+    const Cotangent *c;   /* of backward, like what follows */
     const Gradient *gradient;
     int64_t parts, weights;
-    REAL *sums;                  /* [parts, weights]: gradients of the weights */
-    double *scalars;             /* [parts, 3] */
+    REAL *sums;           /* [parts, weights]: gradients of the weights */
+    double *scalars;      /* [parts, 3] */
 } NAME(Job);
+
+/* Divides the work and allocates memory. */
+static int NAME(prepare)(NAME(Job) *job, int backward)
+{
+    const Problem *p = job->p;
+    const int status = make_tiling(p, &job->tiling);
+    if (status != DONE) return status;
+    NAME(Workspace) sizes;
+    job->net = NAME(network)(p);
+    job->threads = job->tiling.tiles < p->threads ? job->tiling.tiles : p->threads;
+    job->own = NAME(layout)(&sizes, NULL, p, &job->tiling, backward);
+    job->memory = allocate(job->threads * job->own * sizeof(REAL));
+    job->offsets = malloc((job->tiling.tiles + 1) * sizeof(int64_t));
+    if (job->memory == NULL || job->offsets == NULL) return NO_MEMORY;
+    NAME(offsets)(p, &job->tiling, job->offsets);
+    if (!backward) return DONE;
+    const int64_t most = 4 * job->threads;
+    job->parts = job->tiling.tiles < most ? job->tiling.tiles : most;
+    job->weights = (3 * p->hidden + OUTPUTS) * p->channels + OUTPUTS * p->hidden + 6 * p->hidden +
+                   (p->hidden + OUTPUTS) * 2 * p->hidden;
+    job->sums = calloc(job->parts * job->weights + 1, sizeof(REAL));
+    job->scalars = calloc(job->parts * 3 + 1, sizeof(double));
+    return job->sums == NULL || job->scalars == NULL ? NO_MEMORY : DONE;
+}
+
+static int NAME(finish)(NAME(Job) *job, int status)
+{
+    free(job->tiling.bounds);
+    free(job->memory);
+    free(job->offsets);
+    free(job->sums);
+    free(job->scalars);
+    return status;
+}
 
 static void NAME(forward_thread)(NAME(Job) *job, int64_t thread)
 {
@@ -363,55 +424,47 @@ static void NAME(forward_thread)(NAME(Job) *job, int64_t thread)
     NAME(layout)(&w, job->memory + thread * job->own, job->p, &job->tiling, 0);
     for (int64_t k; (k = take_next(&job->next)) < job->tiling.tiles;)
         NAME(forward_whole_tile)(job->p, &job->net, job->r, &w, tile_at(job->p, &job->tiling, k),
-                                 job->saved);
+                                 job->saved ? job->saved + job->offsets[k] : NULL);
 }
 
 int NAME(solve_forward)(const Problem *p, const Result *r, REAL *saved)
 {
-    NAME(Job) job = {.p = p, .net = NAME(network)(p), .r = r, .saved = saved};
-    NAME(Workspace) sizes;
-    const int status = make_tiling(p, &job.tiling);
-    if (status != DONE) return status;
-    job.threads = job.tiling.tiles < p->threads ? job.tiling.tiles : p->threads;
-    job.own = NAME(layout)(&sizes, NULL, p, &job.tiling, 0);
-    job.memory = allocate(job.threads * job.own * sizeof(REAL));
-    if (job.memory != NULL) RUN(NAME(forward_thread), job);
-    free(job.tiling.bounds);
-    free(job.memory);
-    return job.memory == NULL ? NO_MEMORY : DONE;
+    NAME(Job) job = {.p = p, .r = r, .saved = saved};
+    const int status = NAME(prepare)(&job, 0);
+    if (status == DONE) RUN(NAME(forward_thread), job);
+    return NAME(finish)(&job, status);
 }
 
-/* Backward of one tile through all its saved steps. */
-static void NAME(backward_whole_tile)(const Problem *p, const NAME(Network) *net, const Cotangent *c,
-                                      const Gradient *gradient, NAME(Workspace) *w, Tile tile,
-                                      const Tiling *tiling, REAL *saved, REAL *d_a_y,
+/* Backward of one tile through all its saved steps; saved: where its values begin. */
+static void NAME(backward_whole_tile)(NAME(Job) *job, NAME(Workspace) *w, int64_t k, REAL *d_a_y,
                                       NAME(NetworkGradient) d_net, double *scalars)
 {
+    const Problem *p = job->p;
+    const Tile tile = tile_at(p, &job->tiling, k);
     const int64_t n = tile.segments * p->channels, at = tile.first_segment * p->channels;
     const int64_t all = 3 * p->hidden + OUTPUTS;
-    REAL *d_fixed = (REAL *)gradient->fixed + tile.first_element * all;
+    REAL *d_fixed = (REAL *)job->gradient->fixed + tile.first_element * all;
+    int64_t used = 0;
+    const NAME(Steps) saved = NAME(take_saved)(p, tile, job->saved + job->offsets[k], &used);
     fill_index(p, tile, w->index);
     memset(d_fixed, 0, tile.elements * all * sizeof(REAL));
-    memcpy(w->to_y, (const REAL *)c->y + at, n * sizeof(REAL));
-    memcpy(w->to_velocity, (const REAL *)c->velocity + at, n * sizeof(REAL));
+    memcpy(w->to_y, (const REAL *)job->c->y + at, n * sizeof(REAL));
+    memcpy(w->to_velocity, (const REAL *)job->c->velocity + at, n * sizeof(REAL));
     if (p->interval == 0) {
-        const NAME(Steps) steps = NAME(saved_steps)(p, tile, saved);
         const int64_t from = p->steps - p->saved_steps;
-        NAME(backward_tile)(p, net, c, w, tile, from, p->steps, &steps, from, tiling->stack, d_fixed,
-                            d_a_y, d_net, scalars);
-    } else {
-        const REAL *states = NAME(saved_states)(p, tile, saved);
-        for (int64_t k = intervals(p) - 1; k >= 0; k--) {
-            const int64_t begin = k * p->interval, most = begin + p->interval;
-            const int64_t end = most < p->steps ? most : p->steps;
-            memcpy(w->y, states + 2 * k * n, n * sizeof(REAL));
-            memcpy(w->velocity, states + (2 * k + 1) * n, n * sizeof(REAL));
-            NAME(forward_tile)(p, net, w, tile, begin, end, w->y, w->velocity, &w->steps, begin, NULL);
-            NAME(backward_tile)(p, net, c, w, tile, begin, end, &w->steps, begin, tiling->stack,
-                                d_fixed, d_a_y, d_net, scalars);
-        }
+        NAME(backward_tile)(p, &job->net, job->c, w, tile, from, p->steps, &saved, from,
+                            job->tiling.stack, d_fixed, d_a_y, d_net, scalars);
     }
-    memcpy((REAL *)gradient->start + at, w->to_y, n * sizeof(REAL));
+    for (int64_t i = intervals(p) - 1; i >= 0; i--) {
+        const int64_t begin = i * p->interval, most = begin + p->interval;
+        const int64_t end = most < p->steps ? most : p->steps;
+        memcpy(w->y, saved.y + i * n, n * sizeof(REAL));
+        memcpy(w->velocity, saved.velocity + i * n, n * sizeof(REAL));
+        NAME(forward_tile)(p, &job->net, w, tile, begin, end, &w->steps, begin, NULL);
+        NAME(backward_tile)(p, &job->net, job->c, w, tile, begin, end, &w->steps, begin,
+                            job->tiling.stack, d_fixed, d_a_y, d_net, scalars);
+    }
+    memcpy((REAL *)job->gradient->start + at, w->to_y, n * sizeof(REAL));
 }
 
 static void NAME(backward_thread)(NAME(Job) *job, int64_t thread)
@@ -429,37 +482,20 @@ static void NAME(backward_thread)(NAME(Job) *job, int64_t thread)
         d_net.gamma2 = d_net.beta1 + wide;
         d_net.beta2 = d_net.gamma2 + hidden;
         for (int64_t k = tiles * part / parts; k < tiles * (part + 1) / parts; k++)
-            NAME(backward_whole_tile)(job->p, &job->net, job->c, job->gradient, &w,
-                                      tile_at(job->p, &job->tiling, k), &job->tiling, job->saved,
-                                      d_a_y, d_net, job->scalars + 3 * part);
+            NAME(backward_whole_tile)(job, &w, k, d_a_y, d_net, job->scalars + 3 * part);
     }
 }
 
 int NAME(solve_backward)(const Problem *p, const Cotangent *c, const Gradient *gradient, REAL *saved)
 {
-    NAME(Job) job = {.p = p, .net = NAME(network)(p), .c = c, .gradient = gradient, .saved = saved};
-    NAME(Workspace) sizes;
-    const int status = make_tiling(p, &job.tiling);
-    if (status != DONE) return status;
-    job.threads = job.tiling.tiles < p->threads ? job.tiling.tiles : p->threads;
-    job.parts = job.tiling.tiles < 4 * job.threads ? job.tiling.tiles : 4 * job.threads;
-    job.weights = (3 * p->hidden + OUTPUTS) * p->channels + OUTPUTS * p->hidden + 6 * p->hidden +
-                  (p->hidden + OUTPUTS) * 2 * p->hidden;
-    job.own = NAME(layout)(&sizes, NULL, p, &job.tiling, 1);
-    job.memory = allocate(job.threads * job.own * sizeof(REAL));
-    job.sums = calloc(job.parts * job.weights + 1, sizeof(REAL));
-    job.scalars = calloc(job.parts * 3 + 1, sizeof(double));
-    const int enough = job.memory != NULL && job.sums != NULL && job.scalars != NULL;
-    if (enough) {
+    NAME(Job) job = {.p = p, .c = c, .gradient = gradient, .saved = saved};
+    const int status = NAME(prepare)(&job, 1);
+    if (status == DONE) {
         RUN(NAME(backward_thread), job);
         for (int64_t part = 0; part < job.parts; part++)
             NAME(add_rows)(1, job.weights, job.sums + part * job.weights, job.weights, NULL,
                            gradient->weights, job.weights);
         for (int64_t i = 0; i < 3 * job.parts; i++) gradient->scalars[i % 3] += job.scalars[i];
     }
-    free(job.tiling.bounds);
-    free(job.memory);
-    free(job.sums);
-    free(job.scalars);
-    return enough ? DONE : NO_MEMORY;
+    return NAME(finish)(&job, status);
 }
