@@ -28,10 +28,10 @@ from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from benchmarks.records import write_machine
-from experiments.molpcba.config import Config, known
-from experiments.molpcba.data import DataError, GraphLoader, MoleculeData, load
-from experiments.molpcba.models import build_network
-from experiments.molpcba.presets import resolve
+from experiments.common import UserError
+from experiments.molpcba.config import Config, require, resolve
+from experiments.molpcba.data import GraphLoader, MoleculeData, load
+from experiments.molpcba.model import MoleculeNetwork
 from pyg_ea import auxiliary_loss
 
 RECORDS = "loader.csv"
@@ -84,9 +84,9 @@ class Step:
         readout: str = "mean",
     ) -> None:
         config = resolve(Config(readout=readout, preset=preset), data.name)
-        self.batch, self.network = batch, build_network(config, data.num_tasks)
+        self.batch, self.network = batch, MoleculeNetwork(config, data.num_tasks)
         self.optimizer = torch.optim.Adam(self.network.parameters())
-        self.aux_weight = known(config.aux_weight) if readout == "ea" else 0.0
+        self.aux_weight = require(config.aux_weight) if readout == "ea" else 0.0
         self()
 
     def __call__(self) -> float:
@@ -143,7 +143,7 @@ def measure(
 
 
 def aims(table: pd.DataFrame) -> str:
-    """What the loader aims at, held against the table."""
+    """The aims of the loader, compared with the table."""
     lines = []
     for row in table.itertuples():
         if row.batch_size == 256:
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(words)
     try:
         data = load("auto" if options.csv else options.data, root=options.root, csv=options.csv)
-    except DataError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     print(data.source)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -32,17 +32,14 @@ from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
 from benchmarks.records import write_machine
-from experiments.molpcba.ablations.tables import difference_text
-from experiments.molpcba.cli import parse
-from experiments.molpcba.config import Config, known
-from experiments.molpcba.data import DataError, MoleculeData
-from experiments.molpcba.errors import UserError
+from experiments.common import UserError, mean_and_deviation, write_text
+from experiments.molpcba.__main__ import load_data, run
+from experiments.molpcba.config import Config, parse, require, resolve
+from experiments.molpcba.data import MoleculeData
 from experiments.molpcba.evaluation import Metric
-from experiments.molpcba.models import build_network
-from experiments.molpcba.presets import resolve
-from experiments.molpcba.run import load_data, run
-from experiments.molpcba.runs import RunFolder, write_text
-from experiments.molpcba.seeds import mean_and_deviation
+from experiments.molpcba.folder import RunFolder
+from experiments.molpcba.model import MoleculeNetwork
+from experiments.studies.report import difference_text
 
 RECORDS = "records.csv"
 EA_SEEDS = 3
@@ -92,11 +89,11 @@ def run_plainly(config: Config, data: MoleculeData) -> Row:
         )
         for part, index in data.splits.items()
     }
-    model = build_network(config, data.num_tasks).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=known(config.lr))
+    model = MoleculeNetwork(config, data.num_tasks).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=require(config.lr))
     metric = Metric(data.metric, data.num_tasks)
     rows = []
-    for epoch in range(known(config.epochs)):
+    for epoch in range(require(config.epochs)):
         start = time.perf_counter()
         loss = train_epoch(model, loaders["train"], optimizer, device)
         valid = evaluate(model, loaders["valid"], metric, device)
@@ -180,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True)
         write_machine(folder, "benchmarks.ogb_loop", words)
         compare(config, folder)
-    except (UserError, DataError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\n{report(folder)}\nrecords: {folder / RECORDS}")

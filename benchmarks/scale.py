@@ -28,8 +28,8 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from benchmarks.records import write_machine
-from experiments.molpcba.data import DataError
-from experiments.molpcba.data.csv_source import CsvSource
+from experiments.common import UserError
+from experiments.molpcba.data.table import TableSource
 
 PREPARE = (
     "import sys; from experiments.molpcba.data import load; load(csv=sys.argv[1], root=sys.argv[2])"
@@ -51,7 +51,7 @@ def _parser() -> ArgumentParser:
 
 def stand_in(source: Path, rows: int, root: Path) -> Path:
     """Writes a CSV file of `rows` rows, those of `source` over and over; its path."""
-    path = root / f"{CsvSource.of(source).stem}-{rows}.csv"
+    path = root / f"{TableSource.of(source).name}-{rows}.csv"
     opened = gzip.open if source.read_bytes()[:2] == b"\x1f\x8b" else open
     root.mkdir(parents=True, exist_ok=True)
     with opened(source, "rt", newline="") as file, open(path, "w", newline="") as copy:
@@ -105,11 +105,11 @@ def measure(path: Path, root: Path, steps: int) -> dict[str, float]:
         memory = PeakMemory(process.pid)
     peak = memory.stop()
     if process.returncode:
-        raise DataError(f"the preparation failed with exit code {process.returncode}")
+        raise UserError(f"the preparation failed with exit code {process.returncode}")
     seconds = time.perf_counter() - started
-    made = [f for new in set(root.iterdir()) - before for f in new.rglob("*") if f.is_file()]
+    made = [new for new in set(root.iterdir()) - before if new.is_file()]
     if not made:
-        raise DataError(f"{path} was already prepared under {root}: give another --root")
+        raise UserError(f"{path} was already prepared under {root}: give another --root")
     command = [sys.executable, "-m", "benchmarks.first_batch", str(time.time())]
     told = subprocess.run(
         [*command, str(path), str(root), str(steps)], check=True, stdout=subprocess.PIPE, text=True
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         path = stand_in(options.csv, options.rows, options.root)
         record = measure(path, options.root, options.steps)
-    except DataError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     options.out.mkdir(parents=True, exist_ok=True)
     write_machine(options.out, "benchmarks.scale", given)

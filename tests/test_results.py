@@ -11,11 +11,11 @@ pytest.importorskip("ogb")
 from benchmarks import loader, ogb_loop, scale
 from benchmarks.records import read
 from benchmarks.report import report
-from experiments.median.study import report as report_median
-from experiments.molpcba.ablations.__main__ import report as report_study
-from experiments.molpcba.ablations.records import SHARED, Records
-from experiments.molpcba.ablations.study import Study
+from experiments.median.report import report as report_median
 from experiments.molpcba.summary import summarise
+from experiments.studies.molpcba import SHARED, Study
+from experiments.studies.records import Records
+from experiments.studies.report import report as report_study
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(p for p in ROOT.glob("results/benchmarks/*") if p.is_dir())
@@ -44,7 +44,7 @@ def test_the_table_of_a_grid_of_runs_is_made_of_its_records(study, tmp_path):
 
 @pytest.mark.parametrize("study", ABLATIONS, ids=lambda p: p.name)
 def test_runs_have_the_settings_of_their_rows(study):
-    for run in Records.read(study).runs.itertuples():
+    for run in Records(study).runs.itertuples():
         row = Study.read(run.study).rows[run.row]
         assert run.reference == row.reference
         config = json.loads(run.config)
@@ -55,11 +55,7 @@ def test_runs_have_the_settings_of_their_rows(study):
 @pytest.mark.parametrize("published", MEDIANS, ids=lambda p: p.name)
 def test_the_table_of_the_median_is_made_of_its_records(published, tmp_path):
     copy = shutil.copytree(published, tmp_path / "median")
-    for made in ("curves.csv", "summary.json"):
-        (copy / made).unlink()
     assert report_median(copy) in (ROOT / "docs" / "results.md").read_text()
-    for made in ("curves.csv", "summary.json"):
-        assert (copy / made).read_text() == (published / made).read_text()
 
 
 @pytest.mark.parametrize("record", BENCHMARKS, ids=lambda p: p.name)

@@ -1,18 +1,16 @@
-"""One run: train one model on sets drawn on the fly, evaluate it along the way."""
+"""One run of the median study: a model within a parameter budget, trained on fresh sets."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
 
-from experiments.median.config import Config
+from experiments.common import UserError
+from experiments.median.aggregators import AGGREGATORS, Entry
 from experiments.median.data import sample_sets
-from experiments.median.models import count_parameters, model_for_budget
 from pyg_ea import EAAggregation, ResNetPotential, auxiliary_loss
 
 TEST_SEED = 2**31  # no run is seeded with it, so no run trains on the test sets
@@ -21,53 +19,109 @@ WARM_UP = 0.05  # share of the steps in which the learning rate rises
 MAX_NORM = 1.0  # of the gradient of all parameters: EA's first steps can be steep
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What distinguishes one run from another: method, seed, learning rate and length."""
-
-    method: str
-    seed: int
-    learning_rate: float
-    steps: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run leaves: ``curve`` holds ``[step, mean squared error]`` pairs."""
-
-    curve: list[tuple[int, float]]
-    parameters: int
-    seconds: float
-    """Processor time of training, without evaluations and compilation's first step."""
-
-
-def train(config: Config, trial: Trial, progress: Callable[[int, float], None]) -> Outcome:
-    """Trains one model; the error is the mean squared error (its root is an error in x's units).
-
-    Adam, linear warm-up and cosine decay to zero. All methods see the same sets for the same seed.
+class MedianModel(nn.Module):
+    """Encodes each value, aggregates, and decodes the result into the estimated median.
 
     Args:
-        config: what all runs share.
-        trial: what this run is.
-        progress: called after each step with its number and the last evaluation's error.
+        entry: the aggregator.
+        embedding: size of an encoded element.
+        width: hidden width of encoder and decoder.
+
+    Shapes:
+        - **values:** :math:`(S, n)`, **output:** :math:`(S)`
     """
-    torch.manual_seed(trial.seed)
-    model = model_for_budget(trial.method, config.embedding, config.parameters)
+
+    def __init__(self, entry: Entry, embedding: int, width: int) -> None:
+        super().__init__()
+        self.encoder = _mlp(1, width, embedding)
+        self.aggregator = entry.build(embedding)
+        self.decoder = _mlp(embedding * entry.widening, width, 1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``[S, n] -> [S]``."""
+        num_sets, size = values.shape
+        index = torch.arange(num_sets).repeat_interleave(size)
+        elements = self.encoder(values.reshape(-1, 1))
+        result = self.aggregator(elements, index, dim_size=num_sets)
+        return self.decoder(result).squeeze(1)
+
+
+def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    hidden = [nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
+    return nn.Sequential(*hidden, nn.Linear(width, outputs))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of scalar parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def model_for_budget(name: str, embedding: int, parameters: int) -> MedianModel:
+    """The model of aggregator ``name`` with the widest encoder and decoder within the budget.
+
+    An aggregator without parameters gets a larger encoder and decoder in exchange.
+
+    Raises:
+        UserError: if the aggregator alone exceeds the budget.
+    """
+    entry = AGGREGATORS[name]
+
+    def size(width: int) -> int:
+        with torch.device("meta"):
+            return count_parameters(MedianModel(entry, embedding, width))
+
+    if size(1) > parameters:
+        raise UserError(
+            f"parameters: got {parameters}, expected at least {size(1)} for {name} "
+            f"at embedding {embedding}; raise parameters or lower embedding"
+        )
+    low, high = 1, parameters  # size(low) fits, size(high) does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= parameters else (low, middle)
+    return MedianModel(entry, embedding, low)
+
+
+def train(
+    method: str,
+    seed: int,
+    *,
+    learning_rate: float,
+    steps: int,
+    batch_size: int,
+    embedding: int,
+    parameters: int,
+    auxiliary_weight: float,
+    test_sets: int,
+    evaluations: int,
+    compiled: bool = False,
+) -> tuple[list[tuple[int, float]], int, float]:
+    """Trains one model with Adam, linear warm-up and cosine decay to zero.
+
+    All methods see the same sets for the same seed. The arguments are those of
+    :class:`experiments.median.__main__.Config`.
+
+    Returns:
+        ``(step, mean squared error)`` of each evaluation, the number of parameters, and the
+        processor time of training, without evaluations and compilation's first step.
+    """
+    torch.manual_seed(seed)
+    model = model_for_budget(method, embedding, parameters)
     potential = getattr(model.aggregator, "potential", None)
-    if config.compiled and isinstance(potential, ResNetPotential):  # the one with a closed form
+    if compiled and isinstance(potential, ResNetPotential):  # the one with a closed form
         model.aggregator.compile()
-    generator = Generator().manual_seed(trial.seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=trial.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: _rate(k, trial.steps))
-    stops = {round(trial.steps * (k + 1) / config.evaluations) for k in range(config.evaluations)}
+    generator = Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    stops = {round(steps * (k + 1) / evaluations) for k in range(evaluations)}
     curve: list[tuple[int, float]] = []
-    seconds, error = 0.0, math.nan
-    for step in range(1, trial.steps + 1):
+    seconds = 0.0
+    for step in range(1, steps + 1):
         started = time.process_time()
-        values, labels = sample_sets(config.batch_size, generator)
+        values, labels = sample_sets(batch_size, generator)
         loss = (model(values) - labels).square().mean()
         if isinstance(model.aggregator, EAAggregation):
-            loss = loss + config.auxiliary_weight * auxiliary_loss(model)
+            loss = loss + auxiliary_weight * auxiliary_loss(model)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
@@ -75,10 +129,8 @@ def train(config: Config, trial: Trial, progress: Callable[[int, float], None]) 
         schedule.step()
         seconds += (time.process_time() - started) if step > 1 else 0.0
         if step in stops:
-            error = evaluate(model, config.test_sets)
-            curve.append((step, error))
-        progress(step, error)
-    return Outcome(curve, count_parameters(model), seconds)
+            curve.append((step, evaluate(model, test_sets)))
+    return curve, count_parameters(model), seconds
 
 
 def evaluate(model: nn.Module, num_sets: int) -> float:
@@ -86,14 +138,10 @@ def evaluate(model: nn.Module, num_sets: int) -> float:
     values, labels = sample_sets(num_sets, Generator().manual_seed(TEST_SEED))
     model.eval()
     with torch.no_grad():
-        estimates = torch.cat([_detached(model(batch)) for batch in values.split(TEST_BATCH)])
+        # PyG's EquilibriumAggregation keeps its graph even under no_grad.
+        estimates = torch.cat([model(batch).detach() for batch in values.split(TEST_BATCH)])
     model.train()
     return (estimates - labels).square().double().mean().item()
-
-
-def _detached(estimate: Tensor) -> Tensor:
-    # PyG's EquilibriumAggregation keeps its graph even under no_grad.
-    return estimate.detach()
 
 
 def _rate(step: int, steps: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.molpcba.evaluation import TITLES
-from experiments.molpcba.runs import RunFolder, read_results
+from experiments.molpcba.folder import RunFolder
 
 PARAMETER_TITLES = {
     "step_size": "step size",
@@ -21,30 +20,24 @@ PARAMETER_TITLES = {
 }
 
 
-def plot_run(path: Path) -> list[Path]:
-    """Draws the figures of the run folder ``path`` from ``metrics.csv`` and ``results.json``.
+def plot_run(folder: RunFolder) -> None:
+    """Draws the figures of a run from ``metrics.csv`` and ``results.json``.
 
     ``learning.png``: loss and score; with EA also ``inner_parameters.png``: step size, momentum
-    and regulariser weight (Figure C.1 of the paper), and ``inner_loop.png``: gradient norm, steps,
-    share of converged sets.
-
-    Returns:
-        The files written.
+    and regulariser weight (Figure C.1 of the paper).
     """
-    folder = RunFolder(path)
-    metrics, results = pd.read_csv(folder.metrics), read_results(folder.results)
+    metrics, results = pd.read_csv(folder.metrics), folder.read_results()
     drawings: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Figure]] = {
         "learning": plot_learning
     }
     if ea_columns(metrics, "step_size"):
-        drawings |= {"inner_parameters": plot_inner_parameters, "inner_loop": plot_inner_loop}
-    written = []
+        drawings["inner_parameters"] = plot_inner_parameters
+    data = results["data"]
     for name, draw in drawings.items():
         figure = draw(metrics, results)
-        figure.suptitle(title(results), fontsize=9)
-        written.append(path / f"{name}.png")
-        figure.savefig(written[-1], dpi=130)
-    return written
+        title = f"{results['name']}   (data: {data['name']}, {data['split']} split)"
+        figure.suptitle(title, fontsize=9)
+        figure.savefig(folder.path / f"{name}.png", dpi=130)
 
 
 def plot_learning(metrics: pd.DataFrame, results: dict[str, Any]) -> Figure:
@@ -54,7 +47,7 @@ def plot_learning(metrics: pd.DataFrame, results: dict[str, Any]) -> Figure:
     epoch, metric = metrics["epoch"], results["metric"]
     _line(loss, epoch, metrics["train_loss"], "train")
     _line(loss, epoch, metrics["valid_loss"], "valid")
-    _label(loss, "loss (binary cross entropy)")
+    _label(loss, "loss")
     _line(score, epoch, metrics[f"valid_{metric}"], "valid")
     score.axhline(results["chance"], color="0.5", linestyle=":", label="chance")
     best = results["best_epoch"]
@@ -71,33 +64,10 @@ def plot_inner_parameters(metrics: pd.DataFrame, results: dict[str, Any]) -> Fig
     keys = [key for key in PARAMETER_TITLES if ea_columns(metrics, key)]
     figure = Figure(figsize=(3.4 * len(keys), 3.4), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        _layer_lines(axes, metrics, key)
+        for layer, column in ea_columns(metrics, key).items():
+            _line(axes, metrics["epoch"], metrics[column], layer)
         _label(axes, PARAMETER_TITLES[key])
     return figure
-
-
-def plot_inner_loop(metrics: pd.DataFrame, results: dict[str, Any]) -> Figure:
-    """Gradient norm, steps taken, and shares of converged and diverged sets, in training."""
-    figure = Figure(figsize=(10.2, 3.4), layout="constrained")
-    gradient, steps, shares = figure.subplots(1, 3)
-    _layer_lines(gradient, metrics, "gradient")
-    if _spread(metrics, "gradient") > 10:
-        gradient.set_yscale("log")
-    _label(gradient, "inner gradient at the last step (rms)")
-    _layer_lines(steps, metrics, "steps")
-    steps.set_ylim(0, results["steps"] * 1.05)
-    _label(steps, "inner steps taken (mean)")
-    _layer_lines(shares, metrics, "converged", suffix=" converged")
-    _layer_lines(shares, metrics, "diverged", suffix=" diverged", linestyle="--")
-    shares.set_ylim(-0.02, 1.02)
-    _label(shares, "share of sets")
-    return figure
-
-
-def title(results: dict[str, Any]) -> str:
-    """Run, data and split, so that no picture can be taken for another data set's."""
-    data = results["data"]
-    return f"{results['name']}   (data: {data['name']}, {data['split']} split)"
 
 
 def ea_columns(metrics: pd.DataFrame, key: str) -> dict[str, str]:
@@ -110,29 +80,8 @@ def ea_columns(metrics: pd.DataFrame, key: str) -> dict[str, str]:
     }
 
 
-def _layer_lines(
-    axes: Axes, metrics: pd.DataFrame, key: str, suffix: str = "", linestyle: str = "-"
-) -> None:
-    for i, (layer, column) in enumerate(ea_columns(metrics, key).items()):
-        _line(axes, metrics["epoch"], metrics[column], layer + suffix, f"C{i}", linestyle)
-
-
-def _line(
-    axes: Axes,
-    x: pd.Series,
-    y: pd.Series,
-    label: str,
-    color: str | None = None,
-    linestyle: str = "-",
-) -> None:
-    marker = "o" if len(x) < 3 else None
-    axes.plot(x, y, label=label, color=color, linestyle=linestyle, marker=marker)
-
-
-def _spread(metrics: pd.DataFrame, key: str) -> float:
-    """Largest over smallest value of all layers' columns of that key."""
-    values = metrics[list(ea_columns(metrics, key).values())].to_numpy()
-    return values.max() / max(values.min(), 1e-12)
+def _line(axes: Axes, x: pd.Series, y: pd.Series, label: str) -> None:
+    axes.plot(x, y, label=label, marker="o" if len(x) < 3 else None)
 
 
 def _label(axes: Axes, quantity: str) -> None:
@@ -141,3 +90,34 @@ def _label(axes: Axes, quantity: str) -> None:
     axes.set_title(quantity, fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
+
+
+def plot_summary(
+    kinds: dict[str, list[tuple[RunFolder, dict[str, Any]]]], result: dict[str, Any]
+) -> Figure:
+    """Valid score over epochs, a line for each kind (mean, and range over seeds); test scores."""
+    drawing = Figure(figsize=(10, 4), layout="constrained")
+    curves, points = drawing.subplots(1, 2, width_ratios=[3, 2])
+    title, column = TITLES[result["metric"]], f"valid_{result['metric']}"
+    for i, (name, members) in enumerate(kinds.items()):
+        tables = [pd.read_csv(folder.metrics).set_index("epoch")[column] for folder, _ in members]
+        scores = pd.concat(tables, axis=1)
+        curves.plot(scores.index, scores.mean(axis=1), color=f"C{i}", label=name)
+        curves.fill_between(
+            scores.index, scores.min(axis=1), scores.max(axis=1), color=f"C{i}", alpha=0.2, lw=0
+        )
+        tests = [r["test"] for _, r in members]
+        points.plot(tests, [i] * len(tests), "o", color=f"C{i}", alpha=0.7)
+        points.plot(sum(tests) / len(tests), i, "|", color="k", markersize=18)
+    curves.set(xlabel="epoch")
+    curves.set_title(f"valid {title} (mean and range over seeds)", fontsize="medium")
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+    curves.legend(fontsize=8)
+    points.set(ylim=(len(kinds), -1))
+    points.set_title(f"test {title} at the best-valid epoch (bar: mean)", fontsize="medium")
+    points.set_yticks(range(len(kinds)), list(kinds))
+    for axes in (curves, points):
+        axes.grid(alpha=0.25)
+    data = result["data"]
+    drawing.suptitle(f"data: {data['name']}, {data['split']} split", fontsize=9)
+    return drawing

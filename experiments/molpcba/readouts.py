@@ -1,61 +1,67 @@
-"""Readouts: from the nodes of each graph to one vector, by the name the command line knows."""
+"""Readouts: from the nodes of each graph to one vector, by the name the command line uses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import aggr
 from torch_geometric.nn.aggr import Aggregation
 
-from experiments.molpcba.errors import UserError
-from pyg_ea import EAAggregation, NormedMultiAggregation
+from experiments.common import UserError
+from pyg_ea import (
+    Adjoint,
+    Checkpointed,
+    EAAggregation,
+    Implicit,
+    L2Prior,
+    NesterovSolver,
+    NormedMultiAggregation,
+    Truncated,
+    Unrolled,
+)
+
+if TYPE_CHECKING:
+    from experiments.molpcba.config import Config
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where a readout is built.
-
-    Args:
-        width: size of node features.
-        ea: makes the layer of Equilibrium Aggregation.
-        ea_width: size of its result, and of that of PyG's.
-        potential_width: of PyG's EA, as of ours.
-        steps: of PyG's EA, as of ours.
-        graph_sizes: number of nodes of each training graph, which PNA's scalers are relative to;
-            None where a checkpoint holds their averages.
-    """
-
-    width: int
-    ea: Callable[[], EAAggregation]
-    ea_width: int
-    potential_width: int
-    steps: int
-    graph_sizes: Tensor | None = None
+def build_ea(config: Config, in_channels: int, out_channels: int) -> EAAggregation:
+    """Equilibrium Aggregation between vectors of these sizes, as configured."""
+    return EAAggregation(
+        in_channels,
+        out_channels,
+        config.potential_width,
+        config.steps,
+        config.eval_steps,
+        prior=L2Prior(config.regulariser),
+        solver=NesterovSolver(
+            config.inner_lr, config.inner_momentum, config.inner_gtol, config.inner_clip
+        ),
+        adjoint=build_adjoint(config.adjoint),
+    )
 
 
-@dataclass(frozen=True)
-class Part:
-    """One aggregation of a readout."""
-
-    build: Callable[[Site], Aggregation]
-    size: Callable[[Site], int] = lambda site: site.width
-    """Size of its output."""
+def build_adjoint(name: str) -> Adjoint:
+    """``"truncated-3" -> Truncated(3)``, and so on."""
+    kind, _, last = name.partition("-")
+    if kind == "truncated":
+        return Truncated(int(last))
+    kinds: dict[str, type[Adjoint]] = {
+        "unrolled": Unrolled,
+        "checkpointed": Checkpointed,
+        "implicit": Implicit,
+    }
+    return kinds[kind]()
 
 
 class PyGEquilibriumAggregation(aggr.EquilibriumAggregation):
-    """PyG's own EA, so that the trainer can use it: it bears inference mode, keeps no graph without
-    gradients, and its three biases that cannot get a gradient are not trained.
+    """PyG's own EA for comparison: works in inference mode, keeps no graph without gradients, and
+    its three biases that cannot get a gradient are not trained.
     """
-
-    def __init__(self, site: Site) -> None:
-        layers = [2 * site.potential_width, site.potential_width]
-        super().__init__(site.width, site.ea_width, layers, grad_iter=site.steps)
-        for linear in (self.potential.layers[-1], *self.potential.res_trans[-2:]):
-            linear.bias.requires_grad_(False)
 
     def forward(
         self,
@@ -73,42 +79,58 @@ class PyGEquilibriumAggregation(aggr.EquilibriumAggregation):
         return y if recording else y.detach()
 
 
-def _attention(site: Site) -> Aggregation:
-    gate = nn.Sequential(nn.Linear(site.width, site.width), nn.ReLU(), nn.Linear(site.width, 1))
+def _pyg_ea(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+    hidden = config.potential_width or width
+    layer = PyGEquilibriumAggregation(
+        width, config.ea_width or width, [2 * hidden, hidden], grad_iter=config.steps
+    )
+    for linear in (layer.potential.layers[-1], *layer.potential.res_trans[-2:]):
+        linear.bias.requires_grad_(False)
+    return layer
+
+
+def _attention(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+    gate = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
     return aggr.AttentionalAggregation(gate)
 
 
-def _pooling_by_attention(site: Site) -> Aggregation:
-    """Set Transformer's pooling, one seed; its encoder would be a further layer of the network."""
-    heads = gcd(site.width, 4)
+def _set_transformer(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+    """Its pooling by attention, one seed; its encoder would be a further layer of the network."""
     return aggr.SetTransformerAggregation(
-        site.width, num_seed_points=1, num_encoder_blocks=0, num_decoder_blocks=0, heads=heads
+        width, num_seed_points=1, num_encoder_blocks=0, num_decoder_blocks=0, heads=gcd(width, 4)
     )
 
 
-def _pna(site: Site) -> Aggregation:
-    sizes = torch.ones(1, dtype=torch.long) if site.graph_sizes is None else site.graph_sizes
+def _pna(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
     return aggr.DegreeScalerAggregation(
         ["mean", "min", "max", "std"],
         ["identity", "amplification", "attenuation"],
-        deg=sizes.bincount(),
+        deg=graph_sizes.bincount(),
     )
 
 
+@dataclass(frozen=True)
+class Part:
+    """One aggregation of a readout: its builder, from settings, node width and graph sizes, and the
+    size of its output, in units of the node width or, if None, ``--ea-width``.
+    """
+
+    build: Callable[[Config, int, Tensor], Aggregation]
+    size: int | None = 1
+
+
 PARTS: dict[str, Part] = {
-    "ea": Part(lambda site: site.ea(), size=lambda site: site.ea_width),
-    "sum": Part(lambda site: aggr.SumAggregation()),
-    "mean": Part(lambda site: aggr.MeanAggregation()),
-    "max": Part(lambda site: aggr.MaxAggregation()),
-    "median": Part(lambda site: aggr.MedianAggregation()),
-    "softmax": Part(lambda site: aggr.SoftmaxAggregation(learn=True, channels=site.width)),
+    "ea": Part(lambda c, width, _: build_ea(c, width, c.ea_width or width), size=None),
+    "sum": Part(lambda c, width, _: aggr.SumAggregation()),
+    "mean": Part(lambda c, width, _: aggr.MeanAggregation()),
+    "max": Part(lambda c, width, _: aggr.MaxAggregation()),
+    "median": Part(lambda c, width, _: aggr.MedianAggregation()),
+    "softmax": Part(lambda c, width, _: aggr.SoftmaxAggregation(learn=True, channels=width)),
     "attention": Part(_attention),
-    "set2set": Part(
-        lambda site: aggr.Set2Set(site.width, processing_steps=3), size=lambda site: 2 * site.width
-    ),
-    "set-transformer": Part(_pooling_by_attention),
-    "pna": Part(_pna, size=lambda site: 12 * site.width),
-    "pyg-ea": Part(PyGEquilibriumAggregation, size=lambda site: site.ea_width),
+    "set2set": Part(lambda c, width, _: aggr.Set2Set(width, processing_steps=3), size=2),
+    "set-transformer": Part(_set_transformer),
+    "pna": Part(_pna, size=12),
+    "pyg-ea": Part(_pyg_ea, size=None),
 }
 """``--readout`` is one of these names, or several joined by ``+``."""
 
@@ -117,7 +139,7 @@ ITERATIVE = ("ea", "pyg-ea")
 
 
 def parts_of(readout: str) -> list[str]:
-    """The parts that a readout's name stands for: ``"ea+mean" -> ["ea", "mean"]``.
+    """The parts in a readout's name: ``"ea+mean" -> ["ea", "mean"]``.
 
     Raises:
         UserError: for an unknown or a repeated part.
@@ -134,15 +156,21 @@ def parts_of(readout: str) -> list[str]:
     return names
 
 
-def build_readout(readout: str, site: Site, norm: bool = True) -> NormedMultiAggregation:
-    """The readout of that name.
+def build_readout(config: Config, width: int, graph_sizes: Tensor | None) -> NormedMultiAggregation:
+    """The readout that a resolved configuration names.
 
     The norm behind each part decides whether EA learns, and it helps the others too: they all get
     the same.
+
+    Args:
+        config: resolved.
+        width: size of node features.
+        graph_sizes: number of nodes of each training graph, which PNA's scalers are relative to;
+            None where a checkpoint holds their averages.
     """
-    parts = [PARTS[name] for name in parts_of(readout)]
-    return NormedMultiAggregation(
-        [part.build(site) for part in parts],
-        [part.size(site) for part in parts],
-        nn.LayerNorm if norm else nn.Identity,
-    )
+    parts = [PARTS[name] for name in parts_of(config.readout)]
+    nodes = torch.ones(1, dtype=torch.long) if graph_sizes is None else graph_sizes
+    layers = [part.build(config, width, nodes) for part in parts]
+    sizes = [config.ea_width or width if p.size is None else p.size * width for p in parts]
+    norm = nn.LayerNorm if config.readout_norm == "layer" else nn.Identity
+    return NormedMultiAggregation(layers, sizes, norm)

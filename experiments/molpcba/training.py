@@ -1,4 +1,4 @@
-"""The training task: loss, optimiser, and what is measured on the way."""
+"""The training task: loss, optimiser, scores."""
 
 from __future__ import annotations
 
@@ -11,55 +11,62 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 
-from experiments.molpcba.config import Config, known, to_dict
+from experiments.common import UserError
+from experiments.molpcba.config import Config, require, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData
-from experiments.molpcba.distributed import gather_rows, sum_over_processes, world_size
-from experiments.molpcba.errors import UserError
-from experiments.molpcba.evaluation import Metric
-from experiments.molpcba.inner import InnerLoopMeter, ea_layers
-from experiments.molpcba.models import build_network
+from experiments.molpcba.evaluation import InnerLoopMeter, Metric, solution_of
+from experiments.molpcba.model import MoleculeNetwork
+from experiments.molpcba.parallel import gather_rows, sum_over_processes, world_size
 from pyg_ea import auxiliary_loss, parameter_groups
+
+NOT_FINITE = (
+    "lower --lr or --inner-lr, or set --gradient-clip 1 or --inner-clip 10; checkpoints of the "
+    "epochs before are kept"
+)
 
 
 class MoleculeTraining(L.LightningModule):
-    r"""Multi-task classification with unknown labels, and EA's auxiliary losses:
+    r"""Several tasks with missing labels, and EA's auxiliary losses:
 
     .. math::
-        L = \mathrm{mean}_{\text{known labels}} \mathrm{BCE} + w_{\mathrm{readout}}
-        L_{\mathrm{aux}} + w_{\mathrm{local}} \sum_{\text{layers}} L_{\mathrm{aux}}
+        L = \mathrm{mean}_{\text{labels}} \ell + w_{\mathrm{readout}} L_{\mathrm{aux}}
+        + w_{\mathrm{local}} \sum_{\text{layers}} L_{\mathrm{aux}}
 
-    Every mean is over the batch of all processes, so that two processes with batches of 32 train
-    like one with 64.
+    with binary cross entropy or, for real-valued labels, the squared error in units of their
+    variance as :math:`\ell`. Every mean is over the batch of all processes, so that two processes
+    with batches of 32 train like one with 64.
 
     Args:
         config: resolved.
-        data: what is trained on; only its description is kept.
+        data: what is trained on.
     """
 
     def __init__(self, config: Config, data: MoleculeData) -> None:
         super().__init__()
-        self.config = config
-        self.identity = {
-            "data": data.name,
-            "fingerprint": data.fingerprint,
-            "task_names": list(data.task_names),
-            "metric": data.metric,
-            "config": to_dict(config),
-        }
-        sizes = data.graphs.node_ptr.diff()[data.splits["train"]]
-        self.network = build_network(config, data.num_tasks, sizes)
+        self.config, self.data, self.graphs = config, data, data.graphs
+        train = data.splits["train"]
+        sizes = data.graphs.node_ptr.diff()[train]
         self.metric = Metric(data.metric, data.num_tasks)
-        layers = ea_layers(self.network)
-        self.has_ea_readout = "readout" in layers
-        self.has_ea_convs = any(name.startswith("conv") for name in layers)
+        self.is_real = data.metric == "rmse"
+        self.network = MoleculeNetwork(config, data.num_tasks, sizes, self.is_real)
+        if self.is_real:
+            labels = data.graphs.labels(train)
+            offset = labels.nanmean(dim=0)
+            scale = (labels - offset).square().nanmean(dim=0).sqrt()
+            self.network.offset.copy_(offset)
+            self.network.scale.copy_(torch.where(scale > 0, scale, 1.0))
         self.meter = InnerLoopMeter(self.network)
+        if config.compile:
+            for layer in self.meter.layers.values():
+                layer.compile()
+        self.auxiliary = self._auxiliary_parts()
         self.loss_sums: list[Tensor] = []
         self.gradient_norms: list[Tensor] = []
         self.outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.scores: dict[str, float] = {}
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits ``[S, tasks]``."""
+        """Outputs ``[S, tasks]``."""
         return self.network(batch)
 
     # ---- training
@@ -73,39 +80,42 @@ class MoleculeTraining(L.LightningModule):
         loader.set_epoch(self.current_epoch)  # its iteration has not begun yet
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        """The loss of one batch."""
-        logits = self(batch)
-        known = ~batch.y.isnan()
-        errors = masked_errors(logits, batch.y)
-        counts = [known.sum()]
-        terms = [errors.sum()]
-        weights = [1.0]
-        if self.has_ea_readout:
-            self._add_auxiliary("readout", self.config.aux_weight, terms, counts, weights)
-        if self.has_ea_convs:
-            self._add_auxiliary("convs", self.config.local_aux_weight, terms, counts, weights)
-        count = torch.stack([c.to(errors.dtype) for c in counts])
-        total = sum_over_processes(count).clamp(min=1)
-        sums = torch.stack(terms)
-        self.loss_sums.append(torch.stack([sums.detach(), count]))
+        """The loss of one batch: sums here, over counts in the batch of all processes."""
+        errors = self.errors(self(batch), batch.y)
+        sums, counts, weights = [errors.sum()], [(~batch.y.isnan()).sum()], [1.0]
+        for part, layer, weight in self.auxiliary:
+            segments = solution_of(layer).occupied.sum()
+            sums.append(auxiliary_loss(part, self.config.aux_reading) * segments)
+            counts.append(segments)
+            weights.append(weight)
+        total = torch.stack(sums)
+        count = torch.stack([c.to(total.dtype) for c in counts])
+        everywhere = sum_over_processes(count).clamp(min=1)
+        self.loss_sums.append(torch.stack([total.detach(), count]))
         self.meter.update()
-        return (sums / total * sums.new_tensor(weights)).sum() * world_size()
+        return (total / everywhere * total.new_tensor(weights)).sum() * world_size()
 
-    def _add_auxiliary(
-        self,
-        part: str,
-        weight: float | None,
-        terms: list[Tensor],
-        counts: list[Tensor],
-        weights: list[float],
-    ) -> None:
-        """Appends the auxiliary loss of ``network.part``, summed over its segments."""
-        module = getattr(self.network, part)
-        layer = next(iter(ea_layers(module).values()))
-        count = layer.solution.occupied.sum()
-        terms.append(auxiliary_loss(module, self.config.aux_reading) * count)
-        counts.append(count)
-        weights.append(weight or 0.0)
+    def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The error of each label, 0 where it is missing: ``[S, tasks]``, float32 or wider."""
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        target = labels.nan_to_num(0.0).to(outputs.dtype)
+        if self.is_real:
+            errors = ((outputs - target) / self.network.scale).square()
+        else:
+            errors = F.binary_cross_entropy_with_logits(outputs, target, reduction="none")
+        return torch.where(labels.isnan(), 0.0, errors)
+
+    def _auxiliary_parts(self) -> list[tuple[torch.nn.Module, Any, float]]:
+        """Parts of the network with EA, a layer whose segments are counted, and their weight."""
+        layers = self.meter.layers
+        parts: list[tuple[torch.nn.Module, Any, float]] = []
+        if "readout" in layers:
+            weight = self.config.aux_weight or 0.0
+            parts.append((self.network.readout, layers["readout"], weight))
+        if "conv0" in layers:
+            weight = self.config.local_aux_weight
+            parts.append((self.network.convs, layers["conv0"], weight))
+        return parts
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stops the run when the gradient, and with it the loss, is no longer a number."""
@@ -114,8 +124,7 @@ class MoleculeTraining(L.LightningModule):
         if not norm.isfinite():
             raise UserError(
                 f"the loss or its gradient is not finite in epoch {self.current_epoch}, step "
-                f"{self.global_step}: lower --lr or --inner-lr, or set --gradient-clip 1 or "
-                "--inner-clip 10; checkpoints of the epochs before are kept"
+                f"{self.global_step}: {NOT_FINITE}"
             )
         self.gradient_norms.append(norm)
 
@@ -129,7 +138,7 @@ class MoleculeTraining(L.LightningModule):
         clips_mixed = config.precision == "bf16" and config.gradient_clip is not None
         optimizer = torch.optim.AdamW(
             groups,
-            lr=known(config.lr),
+            lr=require(config.lr),
             weight_decay=config.weight_decay,
             fused=not clips_mixed,
         )
@@ -137,7 +146,7 @@ class MoleculeTraining(L.LightningModule):
 
         def factor(step: int) -> float:
             rising = min(1.0, (step + 1) / (config.warmup + 1))
-            if config.schedule == "constant":
+            if config.schedule != "cosine":
                 return rising
             progress = max(step - config.warmup, 0) / max(total - config.warmup, 1)
             return rising * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -148,25 +157,55 @@ class MoleculeTraining(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    # ---- data
+
+    def _loader(self, part: str, shuffle: bool = False) -> GraphLoader:
+        self.graphs = self.graphs.to(self.device)
+        return GraphLoader(
+            self.graphs,
+            self.data.splits[part],
+            require(self.config.batch_size),
+            shuffle=shuffle,
+            seed=self.config.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def train_dataloader(self) -> GraphLoader:
+        """Batches in an order that seed and epoch fix."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> list[GraphLoader]:
+        """Every molecule of each part that is scored after an epoch once."""
+        return [self._loader(part) for part in self.scored_parts]
+
+    def test_dataloader(self) -> GraphLoader:
+        """Every molecule of the test part once."""
+        return self._loader("test")
+
+    @property
+    def scored_parts(self) -> tuple[str, ...]:
+        """The parts of the data that are scored after every epoch."""
+        return ("valid", "test") if self.config.test_curve else ("valid",)
+
     # ---- evaluation
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets earlier outputs."""
+        """Drops the outputs of an evaluation that was interrupted."""
         self.outputs = {}
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, step: int, dataloader_idx: int = 0) -> None:
-        """Keeps logits and labels for the score of the whole part."""
-        self._keep(scored_parts(self.config)[dataloader_idx], batch)
+        """Keeps outputs and labels for the score of the whole part."""
+        self._keep(self.scored_parts[dataloader_idx], batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Scores the valid part, and the test part where its curve is wanted."""
+        """Scores the valid part, and the test part where its curve is recorded."""
         self.scores = {}
-        for part in scored_parts(self.config):
+        for part in self.scored_parts:
             self.scores |= self._scores(part)
-
-    def on_test_epoch_start(self) -> None:
-        """Forgets earlier outputs."""
-        self.outputs = {}
+        self.log_dict(self.scores, logger=False)
 
     def test_step(self, batch: Batch, step: int) -> None:
         """As in validation."""
@@ -180,51 +219,39 @@ class MoleculeTraining(L.LightningModule):
         self.outputs.setdefault(part, []).append((self(batch).float(), batch.y))
 
     def _scores(self, part: str) -> dict[str, float]:
-        tasks = len(self.identity["task_names"])
-        empty = torch.zeros(0, tasks, device=self.device)
+        empty = torch.zeros(0, self.data.num_tasks, device=self.device)
         outputs = self.outputs.pop(part, [])
-        logits = gather_rows(torch.cat([empty, *[out for out, _ in outputs]]))
+        values = gather_rows(torch.cat([empty, *[out for out, _ in outputs]]))
         labels = gather_rows(torch.cat([empty, *[y for _, y in outputs]]))
-        if not logits.isfinite().all():
-            raise UserError(
-                f"the network's outputs on the {part} part are not finite: lower --lr or "
-                "--inner-lr, or set --gradient-clip 1; checkpoints of the epochs before are kept"
-            )
-        known = (~labels.isnan()).sum()
-        loss = masked_errors(logits, labels).sum() / known.clamp(min=1)
-        score = self.metric(labels, logits)
+        if not values.isfinite().all():
+            raise UserError(f"outputs on the {part} part are not finite: {NOT_FINITE}")
+        count = (~labels.isnan()).sum().clamp(min=1)
+        loss = self.errors(values.to(self.device), labels.to(self.device)).sum().cpu() / count
+        score = self.metric(labels, values)
         return {f"{part}_loss": float(loss), f"{part}_{self.metric.name}": score}
 
     # ---- records
 
     def epoch_row(self) -> dict[str, float]:
-        """What is recorded of the epoch that just ended, and starts measuring anew."""
+        """What is recorded of the epoch that just ended; starts measuring again."""
         sums = sum_over_processes(torch.stack(self.loss_sums).sum(dim=0))
         means = (sums[0] / sums[1].clamp(min=1)).tolist()
-        row = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], "train_loss": means.pop(0)}
-        if self.has_ea_readout:
-            row["readout_aux"] = means.pop(0)
-        if self.has_ea_convs:
-            row["local_aux"] = means.pop(0)
+        names = ["train_loss"]
+        names += ["readout_aux" if p is self.network.readout else "local_aux"
+                  for p, _, _ in self.auxiliary]  # fmt: skip
+        row = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        row |= dict(zip(names, means, strict=True))
         row["gradient_norm"] = float(torch.stack(self.gradient_norms).mean())
         row |= self.scores | self.meter.compute()
         self.loss_sums, self.gradient_norms = [], []
         return row
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts into the checkpoint what the network was built and trained for."""
-        checkpoint["pyg_ea"] = self.identity
-
-
-def scored_parts(config: Config) -> tuple[str, ...]:
-    """The parts of the data that are scored after every epoch."""
-    return ("valid", "test") if config.test_curve else ("valid",)
-
-
-def masked_errors(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of each label, 0 where it is unknown: ``[S, tasks]``, float32 or wider."""
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    known = ~labels.isnan()
-    target = labels.nan_to_num(0.0).to(wide)
-    errors = F.binary_cross_entropy_with_logits(logits.to(wide), target, reduction="none")
-    return torch.where(known, errors, 0.0)
+        """Adds what the network was built and trained for."""
+        checkpoint["pyg_ea"] = {
+            "data": self.data.name,
+            "fingerprint": self.data.fingerprint,
+            "task_names": list(self.data.task_names),
+            "metric": self.metric.name,
+            "config": to_dict(self.config),
+        }

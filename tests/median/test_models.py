@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from experiments.common import UserError
+from experiments.median.__main__ import Config
 from experiments.median.aggregators import AGGREGATORS
-from experiments.median.config import Config, UserError
-from experiments.median.models import count_parameters, model_for_budget
+from experiments.median.training import count_parameters, model_for_budget
 
 SHARE = 0.05  # how far below the budget a model may stay; none may exceed it
 

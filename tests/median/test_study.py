@@ -1,14 +1,11 @@
-"""The command writes its records, goes on where it stopped, and reports from records alone."""
-
-import json
-from pathlib import Path
+"""The command writes its records, continues where it stopped, and reports from records alone."""
 
 import pandas as pd
 import pytest
 
-from experiments.median import study
+from experiments.median import __main__ as program
 from experiments.median.__main__ import main
-from experiments.median.study import report
+from experiments.studies.records import Records
 
 TINY = [
     *("--steps", "4", "--tuning_steps", "2", "--evaluations", "2", "--seeds", "2"),
@@ -17,103 +14,72 @@ TINY = [
 ]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    assert main([*TINY, "--results", str(folder)]) == 0
-    return folder
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Calls the tiny study; its records lie in ``results``."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *flags: main([*TINY, "--results", "results", *flags])
 
 
-def stamps(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")}
-
-
-def test_every_run_leaves_a_record(finished):
-    runs = {path.name for path in (finished / "runs").iterdir()}
-    assert runs == {f"{name}-seed{seed}.json" for name in ("ea", "mean") for seed in (0, 1)}
-    assert len(list((finished / "tuning").iterdir())) == 4
-    record = json.loads((finished / "runs" / "ea-seed1.json").read_text())
-    assert [step for step, _ in record["curve"]] == [2, 4]
-    assert record["final_mse"] == record["curve"][-1][1]
-    assert set(record["environment"]) == {"torch", "torch_geometric", "python", "revision"}
-    assert record["config"]["batch_size"] == 2
-
-
-def test_the_rate_is_the_best_of_the_tuning_runs(finished):
-    trials = [json.loads(p.read_text()) for p in (finished / "tuning").glob("mean-*")]
-    best = min(trials, key=lambda trial: trial["final_mse"])["learning_rate"]
-    assert json.loads((finished / "runs" / "mean-seed0.json").read_text())["learning_rate"] == best
-
-
-def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
-    before = stamps(finished)
-    monkeypatch.setattr(study, "train", None)
-    assert main([*TINY, "--results", str(finished)]) == 0
-    assert stamps(finished) == before
+def test_every_run_leaves_a_record_with_the_best_rate(study, tmp_path, capsys):
+    assert study() == 0
+    records = Records(tmp_path / "results", lower=True)
+    runs = sorted(zip(records.runs["row"], records.runs["seed"], strict=True))
+    assert runs == [("ea", 0), ("ea", 1), ("mean", 0), ("mean", 1)]
+    assert len(records.tuning) == 4
+    own = records.curves[(records.curves["row"] == "ea") & (records.curves["seed"] == 1)]
+    assert own["epoch"].tolist() == [2, 4]
+    last = records.runs[(records.runs["row"] == "ea") & (records.runs["seed"] == 1)]
+    assert last["test"].iloc[0] == own["test"].iloc[-1]
+    for row in ("ea", "mean"):
+        tried = records.tuning[records.tuning["row"] == row]
+        best = tried.loc[tried["valid_last"].idxmin(), "value"]
+        configs = records.runs["config"][records.runs["row"] == row]
+        assert configs.str.contains(f'"learning_rate": {best}').all()
     assert "EA, learned potential" in capsys.readouterr().out
+    assert (tmp_path / "results" / "curves.png").stat().st_size > 10_000
 
 
-def test_only_what_is_missing_is_run(finished):
-    lost = finished / "runs" / "mean-seed1.json"
-    content = json.loads(lost.read_text())
-    lost.unlink()
-    before = stamps(finished)
-    assert main([*TINY, "--results", str(finished)]) == 0
-    assert {path for path in stamps(finished) if path not in before} == {lost}
-    assert {path: t for path, t in stamps(finished).items() if path != lost} == before
-    assert json.loads(lost.read_text())["curve"] == content["curve"]
-
-
-def test_an_interruption_leaves_no_half_record(tmp_path, monkeypatch):
-    def stop(*_args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(study, "train", stop)
-    assert main([*TINY, "--results", str(tmp_path / "out")]) == 130
-    assert not (tmp_path / "out").exists()
-
-
-def test_other_settings_are_not_mixed_in(finished, capsys):
-    assert main([*TINY, "--results", str(finished), "--batch_size", "3"]) == 2
-    error = capsys.readouterr().err
-    assert "got a run with batch_size 2, expected 3" in error
-    assert error.count("\n") == 1
-
-
-def test_the_report_comes_from_the_records_alone(finished, capsys):
-    table, curves = report(finished), (finished / "curves.csv").read_text()
-    for name in ("curves.csv", "summary.json", "curves.png"):
-        (finished / name).unlink()
-    assert main(["--report", "--results", str(finished)]) == 0
-    assert capsys.readouterr().out.strip() == table.strip()
-    assert (finished / "curves.csv").read_text() == curves
-    assert (finished / "curves.png").stat().st_size > 10_000
-
-
-def test_the_summary_averages_over_seeds(finished):
-    report(finished)
-    summary = json.loads((finished / "summary.json").read_text())["methods"]
-    frame = pd.read_csv(finished / "curves.csv")
-    last = frame[frame["step"] == 4].groupby("method")["mse"]
-    for name, row in summary.items():
-        assert row["mse"] == pytest.approx(last.mean()[name])
-        assert row["std"] == pytest.approx(last.std()[name])
-        assert row["ratio"] == pytest.approx(row["mse"] / last.mean()["mean"])
+def test_only_what_is_missing_is_run(study, tmp_path, monkeypatch, capsys):
+    assert study() == 0
+    before = (tmp_path / "results" / "records.csv").read_text()
+    table = capsys.readouterr().out.split("\n", 8)[-1]
+    monkeypatch.setattr(program, "train", None)
+    assert study() == 0
+    assert study("--report") == 0
+    assert (tmp_path / "results" / "records.csv").read_text() == before
+    assert table in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    records = pd.read_csv(tmp_path / "results" / "records.csv", keep_default_na=False)
+    records.iloc[:-1].to_csv(tmp_path / "results" / "records.csv", index=False)
+    assert study() == 0
+    assert len(pd.read_csv(tmp_path / "results" / "records.csv")) == 4
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("flags", "message"),
     [
-        (["--methods", "[ea, foo]"], "got 'foo', expected some of ea, ea_quantile"),
-        (["--seeds", "0"], "seeds: got 0, expected 1 or more"),
-        (["--evaluations", "0"], "evaluations: got 0, expected 1 to"),
-        (["--steps", "many"], "Got value: many"),
-        (["--config", "absent.yaml"], "absent.yaml"),
-        (["--report", "--results", "absent"], "absent: got no runs"),
+        (["--methods", "[medain]"], "got 'medain', expected some of ea"),
+        (["--seeds", "0"], "seeds"),
+        (["--evaluations", "9"], "got 9, expected 1 to 2"),
+        (["--learning_rates", "[]"], "must each name at least one"),
+        (["--nonsense", "1"], "nonsense"),
+        (["--report"], "has no run yet"),
     ],
 )
-def test_mistakes_are_one_line(words, message, capsys):
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_mistakes_are_one_line(study, capsys, flags, message):
+    assert study(*flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_other_settings_are_refused(study, capsys):
+    assert study() == 0
+    assert study("--batch_size", "3") == 2
+    assert "made with batch_size 2, not 3" in capsys.readouterr().err
+
+
+def test_a_budget_too_small_is_recorded_as_a_failure(study, capsys):
+    assert study("--parameters", "900", "--methods", "[ea, mean]") == 0
+    assert "expected at least" in capsys.readouterr().err

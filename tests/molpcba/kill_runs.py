@@ -21,18 +21,21 @@ from typing import Any, NamedTuple
 
 import lightning as L
 
-from experiments.molpcba import run
-from experiments.molpcba.__main__ import main as command
-from experiments.molpcba.callbacks import Recorder
+from experiments import common
+from experiments.molpcba import __main__ as program
+from experiments.molpcba import fitting
 from experiments.molpcba.training import MoleculeTraining
 
 BEGINNINGS: dict[CodeType, str] = {
-    run.load_data.__code__: "preparation",
+    program.load_data.__code__: "preparation",
     L.Trainer.fit.__code__: "training",
     MoleculeTraining.validation_step.__code__: "evaluation",
     MoleculeTraining._scores.__code__: "evaluation",
-    Recorder.on_train_epoch_end.__code__: "checkpointing",
-    run.Session._conclude.__code__: "results",
+    fitting.History.on_train_epoch_end.__code__: "checkpointing",
+    common.save.__code__: "checkpointing",
+    program.collect.__code__: "results",
+    program.test_best.__code__: "results",
+    program.write_results.__code__: "results",
 }
 """The functions that a phase lasts through, those within them excepted."""
 PHASES = tuple(dict.fromkeys(BEGINNINGS.values()))
@@ -80,7 +83,7 @@ def call(flags: list[str], moment: Moment | None, log: Path, count: Path | None 
                 os.dup2(file.fileno(), 2)
             watch = Watch(moment)
             sys.setprofile(watch)
-            status = command(flags)
+            status = program.main(flags)
             sys.setprofile(None)
             if count is not None:
                 count.write_text(json.dumps(watch.calls))
@@ -103,7 +106,7 @@ def main() -> None:
     csv, base = sys.argv[1], Path(sys.argv[2])
     seed, kills = map(int, sys.argv[3:])
     base.mkdir()
-    run.plot_run = lambda path: []  # half the time of such a run
+    program.plot_run = lambda folder: None  # half the time of such a run
     ends = [go_on(csv, base / "whole", None, base / "calls.json")]
     calls = json.loads((base / "calls.json").read_text())
     generator = random.Random(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ def outcome(life: Path) -> tuple[dict[str, object], pd.DataFrame]:
 def test_twenty_kills_change_nothing(tiny_csv, tmp_path):
     base = tmp_path / "kills"
     command = [sys.executable, str(DRIVER), str(tiny_csv), str(base), str(SEED), str(KILLS)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
     kills = [phase for life in told["lives"] for phase, _ in life]

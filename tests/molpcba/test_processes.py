@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.molpcba.runs import RunFolder
+from experiments.molpcba.folder import RunFolder
 
 MODULE = [sys.executable, "-m", "experiments.molpcba"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -74,7 +74,9 @@ def test_two_processes_train_like_one_with_the_doubled_batch(tiny_flags, tiny_da
         torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
 
 
-@pytest.mark.parametrize("module", ["experiments.molpcba", "experiments.molpcba.summary"])
+@pytest.mark.parametrize(
+    "module", ["experiments.molpcba", "experiments.molpcba.summary", "experiments.studies"]
+)
 def test_help_is_there(module):
     done = subprocess.run(
         [sys.executable, "-m", module, "--help"], capture_output=True, text=True, env=ENVIRONMENT

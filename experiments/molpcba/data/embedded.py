@@ -1,7 +1,7 @@
 """Real molecules that need no network: RDKit's NCI compounds and its structural alerts.
 
 Molecules: the first 5,000 compounds of the NCI open database, a file of the rdkit package.
-Tasks: does the molecule hold this structural alert? The 128 alerts that occur most often, out of
+Tasks: does the molecule contain this structural alert? The 128 alerts that occur most often, out of
 RDKit's curated catalogues (PAINS, BRENK, NIH, ZINC, ChEMBL). The labels are exact; a fixed share
 of them is hidden, so that training meets missing labels as it does in MOLPCBA.
 """
@@ -13,36 +13,23 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-import rdkit
-from rdkit import Chem, RDConfig
+import torch
+from rdkit import RDConfig
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogEntry, FilterCatalogParams
-from tqdm import tqdm
 
-from .errors import DataError
-from .layout import CHUNK, UNKNOWN, Record, write_layout
-from .molecules import BadSmilesError, parse
-from .parallel import ordered_map
-from .splits import random_split, write_split
-from .store import VERSION, Contents
+from experiments.common import UserError
+from experiments.molpcba.data.graphs import MISSING
+from experiments.molpcba.data.molecules import BadSmilesError, pack_smiles, parse, run_jobs
+from experiments.molpcba.data.splits import group_numbers, random_split
 
 CATALOGUES = ("PAINS", "BRENK", "NIH", "ZINC", "CHEMBL")
 HIDDEN = 0.1
 """Share of the labels that is hidden."""
 SEED = 0
 """Fixes which labels are hidden, and the split."""
-FEW = 500
-"""Up to this many molecules the work is done in this process."""
-
-
-class _Screened(NamedTuple):
-    line: int
-    smiles: str
-    mol_id: str
-    canonical: str
-    alerts: list[int]
 
 
 @dataclass(frozen=True)
@@ -50,70 +37,73 @@ class EmbeddedSource:
     """The embedded set.
 
     Args:
+        reason: why this set was taken, for the user.
         limit: use the first so many lines only (None: all 4,999, of which 4,991 can be read).
         num_tasks: how many of the commonest alerts become tasks.
     """
 
+    reason: str = "as asked"
     limit: int | None = None
     num_tasks: int = 128
+    name: str = "embedded-nci"
     slug: str = "embedded_nci"
 
     @property
+    def description(self) -> str:
+        """Which data, for the user."""
+        return (
+            f"embedded set, NOT ogbg-molpcba ({self.reason}): NCI compounds of the rdkit package, "
+            f"{self.num_tasks} structural alerts as tasks, {HIDDEN:.0%} of the labels hidden"
+        )
+
     def key(self) -> str:
-        """The molecules, the alerts (by RDKit's version) and every choice made here."""
-        choices = (VERSION, rdkit.__version__, self.limit, self.num_tasks, HIDDEN, SEED)
+        """The molecules and every choice made here."""
+        choices = (self.limit, self.num_tasks, HIDDEN, SEED)
         return hashlib.sha256(repr(choices).encode() + _nci_file().read_bytes()).hexdigest()
 
-    def write(self, folder: Path, workers: int) -> Contents:
-        """Screen the molecules for alerts and write OGB's raw layout with the split `random`."""
+    def prepare(self, workers: int) -> dict[str, Any]:
+        """Screens the molecules for alerts; graphs, tasks, metric and a split of its own."""
         lines = _nci_file().read_text().splitlines()[: self.limit]
-        few = len(lines) <= FEW
-        molecules = _screen_all(list(enumerate(lines, start=1)), 0 if few else workers)
-        counts = Counter(alert for molecule in molecules for alert in molecule.alerts)
-        chosen = sorted(counts, key=lambda alert: (-counts[alert], alert))[: self.num_tasks]
-        labels = _labels(molecules, chosen)
-        records = [
-            Record(m.line, m.smiles, m.mol_id, row.tobytes())
-            for m, row in zip(molecules, labels, strict=True)
+        chunks = [(lines[i : i + 50],) for i in range(0, len(lines), 50)]
+        screened = [
+            m for part in run_jobs(_screen, chunks, workers, "structural alerts") for m in part
         ]
-        chunks = (records[i : i + CHUNK] for i in range(0, len(records), CHUNK))
-        written = write_layout(folder, chunks, workers=0, total=len(records))
-        canonical = np.array([m.canonical for m in molecules])
-        groups = np.unique(canonical, return_inverse=True)[1]
-        write_split(folder / "split" / "random", random_split(groups, SEED))
-        return Contents(written.num_graphs, _names(chosen))
+        counts = Counter(alert for _, alerts in screened for alert in alerts)
+        chosen = sorted(counts, key=lambda alert: (-counts[alert], alert))[: self.num_tasks]
+        labels = _labels([alerts for _, alerts in screened], chosen)
+        packed = pack_smiles([smiles for smiles, _ in screened], labels, workers)
+        assert packed.graphs is not None
+        own_groups = np.unique(np.array(packed.canonical), return_inverse=True)[1]
+        return {
+            "graphs": packed.graphs,
+            "task_names": _names(chosen),
+            "metric": "ap",
+            "splits": random_split(own_groups, SEED),
+            "split": "random",
+            "canonical": torch.from_numpy(group_numbers(packed.canonical)),
+            "scaffold": torch.from_numpy(group_numbers(packed.scaffolds)),
+        }
 
 
 def _nci_file() -> Path:
     path = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
     if not path.is_file():
-        raise DataError(
-            f"this rdkit carries no {path}; install rdkit from PyPI, or use --data ogb or --csv"
+        raise UserError(
+            f"this rdkit has no {path}; install rdkit from PyPI, or use --data ogb or --csv"
         )
     return path
 
 
-def _screen_all(lines: list[tuple[int, str]], workers: int) -> list[_Screened]:
-    chunks = [lines[i : i + 50] for i in range(0, len(lines), 50)]
-    found: list[_Screened] = []
-    with tqdm(total=len(lines), desc="structural alerts", unit="mol") as bar:
-        for chunk, screened in zip(chunks, ordered_map(_screen, chunks, workers), strict=True):
-            found += screened
-            bar.update(len(chunk))
-    return found
-
-
-def _screen(lines: list[tuple[int, str]]) -> list[_Screened]:
-    """The alerts of each molecule that can be read (runs in a worker)."""
+def _screen(lines: list[str]) -> list[tuple[str, list[int]]]:
+    """SMILES and alerts of each molecule that can be read (runs in a worker)."""
     screened = []
-    for line, text in lines:
-        smiles, mol_id = text.split("\t")
+    for text in lines:
+        smiles = text.split("\t")[0]
         try:
             mol = parse(smiles, strict=True)
         except BadSmilesError:
             continue
-        alerts = [i for i, entry in enumerate(_alerts()) if entry.HasFilterMatch(mol)]
-        screened.append(_Screened(line, smiles, mol_id, Chem.MolToSmiles(mol), alerts))
+        screened.append((smiles, [i for i, e in enumerate(_alerts()) if e.HasFilterMatch(mol)]))
     return screened
 
 
@@ -139,12 +129,12 @@ def _names(chosen: list[int]) -> list[str]:
     return names
 
 
-def _labels(molecules: list[_Screened], chosen: list[int]) -> np.ndarray:
-    """Labels `[molecules, tasks]` as unsigned bytes, a share of them `UNKNOWN`."""
+def _labels(alerts: list[list[int]], chosen: list[int]) -> np.ndarray:
+    """Labels `[molecules, tasks]`, a share of them `MISSING`."""
     task = {alert: i for i, alert in enumerate(chosen)}
-    labels = np.zeros((len(molecules), len(chosen)), dtype=np.uint8)
-    for row, molecule in zip(labels, molecules, strict=True):
-        row[[task[alert] for alert in molecule.alerts if alert in task]] = 1
+    labels = np.zeros((len(alerts), len(chosen)), dtype=np.int8)
+    for row, own in zip(labels, alerts, strict=True):
+        row[[task[alert] for alert in own if alert in task]] = 1
     hidden = np.random.default_rng(SEED).random(labels.shape) < HIDDEN
-    labels[hidden] = UNKNOWN
+    labels[hidden] = MISSING
     return labels

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -14,8 +13,14 @@ TRAIN, VALID = 0.8, 0.9
 """Where the train and the valid part end, as shares of all molecules."""
 
 
+def group_numbers(keys: Sequence[str]) -> np.ndarray:
+    """A number for each key, equal for equal keys, in the order of their first appearance."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int32)
+
+
 def random_split(groups: np.ndarray, seed: int) -> dict[str, Tensor]:
-    """Put whole groups, in an order fixed by `seed`, into train, then valid, then test.
+    """Puts whole groups, in an order fixed by `seed`, into train, then valid, then test.
 
     Args:
         groups: a group number for each molecule, `[G]`: equal for the same canonical SMILES, so
@@ -41,7 +46,7 @@ def scaffold_split(groups: np.ndarray) -> dict[str, Tensor]:
     """DeepChem's and OGB's scaffold split: the largest scaffolds to train, the rarest to test.
 
     Groups go from the largest to the smallest, of equal ones the later in the file first, to the
-    first of train, valid and test in which they find room.
+    first of train, valid and test in which there is space.
 
     Args:
         groups: the number of each molecule's Bemis-Murcko scaffold, `[G]`.
@@ -52,29 +57,20 @@ def scaffold_split(groups: np.ndarray) -> dict[str, Tensor]:
     order = np.argsort(groups, kind="stable")
     sets = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     sets.sort(key=lambda members: (len(members), members[0]), reverse=True)
-    train_room, valid_room = TRAIN * len(groups), VALID * len(groups)
+    train_end, valid_end = TRAIN * len(groups), VALID * len(groups)
     parts: tuple[list[np.ndarray], ...] = ([], [], [])
-    taken = [0, 0, 0]
+    sizes = [0, 0, 0]
     for members in sets:
-        if taken[0] + len(members) <= train_room:
+        if sizes[0] + len(members) <= train_end:
             part = 0
-        elif taken[0] + taken[1] + len(members) <= valid_room:
+        elif sizes[0] + sizes[1] + len(members) <= valid_end:
             part = 1
         else:
             part = 2
         parts[part].append(members)
-        taken[part] += len(members)
+        sizes[part] += len(members)
     empty = np.empty(0, dtype=np.int64)
     return {
         name: torch.from_numpy(np.concatenate([empty, *part]))
         for name, part in zip(PARTS, parts, strict=True)
     }
-
-
-def write_split(folder: Path, split: dict[str, Tensor]) -> None:
-    """Write a split where OGB's raw layout has it: `folder/{train,valid,test}.csv.gz`."""
-    folder.mkdir(parents=True)
-    for name, index in split.items():
-        frame = pd.DataFrame(index.numpy())
-        compression = {"method": "gzip", "mtime": 0}
-        frame.to_csv(folder / f"{name}.csv.gz", header=False, index=False, compression=compression)

@@ -1,1 +1,0 @@
-"""Studies: grids of runs paired by seed, their records, tables and pictures."""

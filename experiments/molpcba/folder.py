@@ -1,0 +1,165 @@
+"""The run folder: its files, and the rules for starting, resuming and refusing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments import common
+from experiments.common import UserError
+from experiments.molpcba.config import Config, flag, resolve, saved_settings, to_dict, to_yaml
+
+FREE = {"runs_dir", "name", "resume", "root", "csv", "patience", "compile", "accelerator"}
+"""Settings that may change when a run is resumed."""
+
+
+class RunFolder:
+    """Files of one run.
+
+    ``config.yaml`` (resolved), ``metrics.csv`` (a row an epoch), ``results.json``,
+    ``checkpoints/best.ckpt`` (best valid score), ``checkpoints/last.ckpt`` (last complete epoch),
+    ``tensorboard/`` and the figures.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.csv"
+        self.results = path / "results.json"
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+
+    @classmethod
+    def of(cls, config: Config) -> RunFolder:
+        """The folder of a named configuration."""
+        return cls(Path(config.runs_dir) / str(config.name))
+
+    def is_finished(self) -> bool:
+        """Whether the run trained to its end and was tested."""
+        return self.results.exists() and self.read_results()["status"] == "finished"
+
+    def read_results(self) -> dict[str, Any]:
+        """The content of ``results.json``.
+
+        Raises:
+            UserError: when it is missing or damaged.
+        """
+        try:
+            return json.loads(self.results.read_text())
+        except FileNotFoundError as error:
+            raise UserError(f"{self.results} is missing: the run has no results yet") from error
+        except ValueError as error:
+            raise UserError(
+                f"{self.results} is damaged ({error}): delete it and --resume the run"
+            ) from error
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings of the run that is to be resumed.
+
+        Raises:
+            UserError: when there is no such run, or its settings are damaged.
+        """
+        try:
+            return saved_settings(yaml.safe_load(self.config.read_text()), str(self.config))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.path} has no run to resume: leave out --resume to start one, or check "
+                "--name and --runs-dir"
+            ) from error
+        except (yaml.YAMLError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.config} is damaged: start a new run with --name") from error
+
+    def create(self, config: Config) -> None:
+        """Makes the folder with its configuration, both or neither.
+
+        Raises:
+            UserError: when the folder is there already or cannot be made.
+        """
+        parent = self.path.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=parent))
+        except OSError as error:
+            raise _unwritable(parent, error) from error
+        try:
+            staging.chmod(0o755)
+            (staging / "checkpoints").mkdir()
+            (staging / "config.yaml").write_text(to_yaml(config))
+            staging.rename(self.path)
+        except OSError as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            self.check_free()
+            raise _unwritable(parent, error) from error
+
+    def check_free(self) -> None:
+        """Raises ``UserError`` when the folder has a run, or its place cannot be written to."""
+        if self.path.exists():
+            state, goal = (
+                ("a finished run", "see its results")
+                if self.is_finished()
+                else ("an unfinished run", "continue it")
+            )
+            raise UserError(
+                f"{self.path} already has {state}: pass --resume to {goal}, or --name for a new one"
+            )
+        parent = next(p for p in (self.path.parent, *self.path.parents) if p.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise _unwritable(parent, "not a folder that can be written to")
+
+    def check_same(self, config: Config) -> None:
+        """Raises ``UserError`` when ``config`` is not the one this run was started with."""
+        then = to_dict(resolve(Config(**self.read_config()), ""))
+        now = to_dict(config) | {"preset": "none"}
+        free = FREE | (set() if config.schedule == "cosine" else {"epochs"})
+        for key in sorted((then.keys() | now.keys()) - free):
+            if then.get(key) != now.get(key):
+                raise UserError(
+                    f"{self.path} was started with {flag(key)} {then.get(key)}, not "
+                    f"{now.get(key)}: leave the flag out to continue it, or start a new run with "
+                    "--name"
+                )
+
+    def newest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest undamaged checkpoint and its content; None: there is none yet.
+
+        Raises:
+            UserError: when all are damaged.
+        """
+        for path in (self.last, self.best):
+            try:
+                if path.exists():
+                    return path, read_checkpoint(path)
+            except UserError as error:
+                print(f"note: {error}; trying an older one", flush=True)
+        if self.last.exists() or self.best.exists():
+            raise UserError(
+                f"no checkpoint in {self.checkpoints} can be read: start a new run with --name, or "
+                "delete them to repeat this one from its first epoch with --resume"
+            )
+        return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of the trainer, on the CPU.
+
+    Raises:
+        UserError: when it is missing, damaged, or something else.
+    """
+    checkpoint = common.load(path)
+    if "pyg_ea" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of python -m experiments.molpcba")
+    return checkpoint
+
+
+def _unwritable(path: Path, reason: object) -> UserError:
+    return UserError(f"cannot write to {path} ({reason}): choose another --runs-dir")

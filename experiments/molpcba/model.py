@@ -1,0 +1,131 @@
+"""The network: atoms and bonds in, one output for each task."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.data import Batch
+from torch_geometric.nn import global_add_pool
+
+from experiments.molpcba.config import Config, require
+from experiments.molpcba.data.ogb import AtomEncoder, BondEncoder
+from experiments.molpcba.parallel import BatchNorm
+from experiments.molpcba.readouts import build_ea, build_readout
+from pyg_ea import EAConv, GINForm
+
+
+class MoleculeNetwork(nn.Module):
+    """OGB's reference network: encoders, convolutions with BatchNorm, readout, head.
+
+    Args:
+        config: resolved.
+        num_tasks: number of outputs.
+        graph_sizes: number of atoms of each training molecule; None for a network whose state is
+            then loaded.
+        real: whether labels are real values; the outputs are then in their units.
+
+    Shapes:
+        - **batch:** a PyG ``Batch`` with OGB's integer features ``x [N, 9]`` and
+          ``edge_attr [E, 3]``
+        - **output:** :math:`(S, \\text{num\\_tasks})`: logits, or values where labels are real
+    """
+
+    def __init__(
+        self, config: Config, num_tasks: int, graph_sizes: Tensor | None = None, real: bool = False
+    ) -> None:
+        super().__init__()
+        width, depth = require(config.width), require(config.layers)
+        self.dropout = require(config.dropout)
+        convs = [build_conv(config, width) for _ in range(depth)]
+        readout = build_readout(config, width, graph_sizes)
+        self.atom_encoder = AtomEncoder(width)
+        self.convs = nn.ModuleList(convs)
+        self.norms = nn.ModuleList([BatchNorm(width) for _ in convs])
+        self.virtual_node = VirtualNode(width, depth, self.dropout) if config.virtual_node else None
+        self.readout = readout
+        self.head = _head(readout.out_channels, config.head_width, num_tasks, self.dropout)
+        self.real = real
+        self.offset: Tensor
+        self.scale: Tensor
+        if real:  # mean and standard deviation in the train part
+            self.register_buffer("offset", torch.zeros(num_tasks))
+            self.register_buffer("scale", torch.ones(num_tasks))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Outputs ``[S, num_tasks]``."""
+        x = self.encode(batch)
+        graphs = self.readout(x, batch.batch, dim_size=batch.num_graphs)
+        outputs = self.head(graphs)
+        return outputs * self.scale + self.offset if self.real else outputs
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Node features after the last layer: ``[N, width]``."""
+        x = self.atom_encoder(batch.x)
+        node = self.virtual_node
+        virtual = None if node is None else node.start(batch.num_graphs)
+        last = len(self.convs) - 1
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            if node is not None and virtual is not None:
+                x = x + virtual[batch.batch]
+                if i < last:
+                    virtual = node.update(i, virtual, x, batch)
+            x = norm(conv(x, batch.edge_index, batch.edge_attr))
+            x = F.dropout(x if i == last else torch.relu(x), self.dropout, self.training)
+        return x
+
+
+def build_conv(config: Config, width: int) -> EAConv:
+    """OGB's layer for molecules; the sum over neighbours may be EA."""
+    aggr = build_ea(config, width, width) if config.local == "ea" else "sum"
+    form: GINForm | Literal["gcn"] = "gcn"
+    if config.model == "gin":
+        hidden = [nn.Linear(width, 2 * width), BatchNorm(2 * width), nn.ReLU()]
+        form = GINForm(width, width, nn.Sequential(*hidden, nn.Linear(2 * width, width)))
+    return EAConv(width, width, form, edge_encoder=BondEncoder(width), aggr=aggr)
+
+
+class VirtualNode(nn.Module):
+    """OGB's virtual node: a vector for each graph, computed from all its atoms and added to each.
+
+    Args:
+        width: its size.
+        layers: number of convolutions; it is updated between them.
+        dropout: after each update.
+    """
+
+    def __init__(self, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(width))
+        self.mlps = nn.ModuleList([_virtual_node_mlp(width) for _ in range(layers - 1)])
+        self.dropout = dropout
+
+    def start(self, num_graphs: int) -> Tensor:
+        """``[S, width]``."""
+        return self.embedding.expand(num_graphs, -1)
+
+    def update(self, layer: int, virtual: Tensor, x: Tensor, batch: Batch) -> Tensor:
+        """The vectors after convolution number ``layer``, whose input was ``x``: ``[S, width]``."""
+        pooled = global_add_pool(x, batch.batch, batch.num_graphs) + virtual
+        return F.dropout(self.mlps[layer](pooled), self.dropout, self.training)
+
+
+def _virtual_node_mlp(width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(width, 2 * width),
+        BatchNorm(2 * width),
+        nn.ReLU(),
+        nn.Linear(2 * width, width),
+        BatchNorm(width),
+        nn.ReLU(),
+    )
+
+
+def _head(size: int, hidden: int, num_tasks: int, dropout: float) -> nn.Module:
+    if not hidden:
+        return nn.Linear(size, num_tasks)
+    return nn.Sequential(
+        nn.Linear(size, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_tasks)
+    )

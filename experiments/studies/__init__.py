@@ -1,0 +1,1 @@
+"""Studies: grids of runs, rows x seeds, with their records, tables and figures."""

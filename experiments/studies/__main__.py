@@ -1,0 +1,108 @@
+"""``python -m experiments.studies STUDY``: see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.common import UserError, command
+from experiments.molpcba.__main__ import load_data
+from experiments.molpcba.config import parse
+from experiments.studies.engine import make
+from experiments.studies.molpcba import Performer, Study, names
+from experiments.studies.records import Records
+from experiments.studies.report import report
+
+DESCRIPTION = """
+A study is a grid of runs, configs/ablations/STUDY.yaml. A seed decides split, weights and order, so
+that differences between rows are paired. Interrupted, the same command continues.
+Besides the flags below, any of python -m experiments.molpcba is taken and wins over the study's
+base: --csv, --data-name, --split, --root, --epochs, ... (default: --data embedded --split random).
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of a study."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.studies",
+        usage=f"%(prog)s {{{','.join(names())}}} [FLAGS], or %(prog)s --report DIR",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each row (default: 3)")
+    parser.add_argument("--rows", "--only", nargs="+", metavar="ROW", help="only these")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/ablations"))
+    parser.add_argument(
+        "--out", type=Path, help="records (default: results/ablations/STUDY-on-DATA)"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="make table and pictures of the records in DIR"
+    )
+    return parser
+
+
+@command
+def main(argv: Sequence[str]) -> int:
+    """Makes the runs of a study; exit code 1 when a run failed."""
+    words = list(argv)
+    name = words.pop(0) if words and not words[0].startswith("-") else None
+    arguments, flags = build_parser().parse_known_args(words)
+    if arguments.report is not None:
+        print(report(arguments.report))
+        return 0
+    if name not in names():
+        raise UserError(f"the first word must be a study, one of {', '.join(names())}")
+    records = run_study(Study.read(name), arguments, flags)
+    for failure in records.failures.itertuples():
+        print(f"failed: {failure.row}: {failure.message}", file=sys.stderr)
+    return 1 if len(records.failures) else 0
+
+
+def run_study(study: Study, arguments: argparse.Namespace, flags: list[str]) -> Records:
+    """Makes what is missing, records it, and reports."""
+    rows = arguments.rows or list(study.rows)
+    unknown = [row for row in rows if row not in study.rows]
+    if unknown:
+        raise UserError(f"--rows {' '.join(unknown)}: expected some of {' '.join(study.rows)}")
+    if min(arguments.seeds, arguments.jobs) < 1:
+        raise UserError("--seeds and --jobs must be 1 or more")
+    if not {word.partition("=")[0] for word in flags} & {"--csv", "--data"}:
+        flags = ["--data", "embedded", "--split", "random", *flags]
+    shared = parse(flags)
+    data = load_data(replace(shared, split_seed=shared.seed))
+    configs = study.configurations(flags, data.name, data.num_tasks)
+    where = f"{study.name}-on-{data.name}"
+    records = Records(arguments.out or Path("results", "ablations", where), data.metric == "rmse")
+    for row in records.runs.itertuples():
+        if row.study != study.name or row.row not in study.rows:
+            raise UserError(
+                f"{records.folder}: row {row.row} of {row.study} is not in {study.name}: choose "
+                "another --out"
+            )
+    identity = {"data": data.name, "graphs": data.graphs_sha256[:16]}
+    perform, runs_dir = Performer(shared.csv, shared.root), arguments.runs_dir / where
+    tries = study.tries(configs, rows)
+    for run in tries:
+        records.check(run, identity)
+    make(study.name, tries, perform, records, runs_dir, list(study.rows), arguments.jobs)
+    for row, (setting, value) in records.best_values().items():
+        configs[row] = replace(configs[row], **{setting: value})
+    untuned = set(rows) - set(records.tuning["row"]) if tries else set()
+    if untuned:
+        raise UserError(f"row {untuned.pop()}: all runs to tune it failed, see {runs_dir}/*.log")
+    runs = study.runs(configs, rows, arguments.seeds)
+    for run in runs:
+        records.check(run, identity)
+    make(study.name, runs, perform, records, runs_dir, list(study.rows), arguments.jobs)
+    if len(records.runs):
+        print("\n" + report(records.folder))
+    return records
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""Studies of the molecule trainer: rows of settings, read from ``configs/ablations/NAME.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from experiments.common import UserError
+from experiments.molpcba.__main__ import run as train
+from experiments.molpcba.config import Config, flag, parse, require, resolve, to_dict
+from experiments.molpcba.folder import RunFolder
+from experiments.molpcba.model import MoleculeNetwork
+from experiments.studies.records import LAST, Outcome, Run, check_equal
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "ablations"
+OWN = ("config", "name", "resume", "seeds", "split_seed", "devices", "nodes", "test_curve")
+"""Settings that a study decides itself, or that make no sense in one."""
+PLACES = ("root", "csv", "runs_dir", "name", "resume", "seeds", "task_type")
+"""Settings that do not decide a run, or follow from its data."""
+SHARED = {"ea_lr": "lr", "ea_width": "width"}
+"""EA's own settings, left out where they are those of the rest of the network."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a study.
+
+    Args:
+        settings: of the trainer, over the shared ones.
+        reference: the row that paired differences are taken to.
+        match: give the head a hidden layer so wide that the network has as many parameters as that
+            row's.
+        head_of: give the head the hidden layer of that row.
+        potential_share: width of the potential, as a share of the network's.
+    """
+
+    settings: dict[str, Any]
+    reference: str
+    match: str | None = None
+    head_of: str | None = None
+    potential_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A setting that each row has its own best value of.
+
+    Args:
+        setting: of the trainer.
+        values: to be tried, the same for every row.
+        seed: of the runs that try them. Choose one that no run of the study itself has.
+    """
+
+    setting: str
+    values: tuple[Any, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of settings.
+
+    Args:
+        name: of its file.
+        base: the trainer's settings that all rows share.
+        rows: in the order of the table.
+        tuning: what is tuned for each row first, on the valid part alone.
+    """
+
+    name: str
+    base: dict[str, Any]
+    rows: dict[str, Row]
+    tuning: Tuning | None = None
+
+    @classmethod
+    def read(cls, name: str) -> Study:
+        """The study of that name.
+
+        Raises:
+            UserError: when its file does not have what it should.
+        """
+        path = FOLDER / f"{name}.yaml"
+        own = ("reference", "match", "head_of", "potential_share")
+        try:
+            content = yaml.safe_load(path.read_text())
+            shared = content.get("shared")
+            base = {} if shared is None else _yaml(FOLDER / "shared" / f"{shared}.yaml")
+            rows = {}
+            for row, entry in content["rows"].items():
+                entry = {"reference": content["reference"]} | (entry or {})
+                settings = {key: value for key, value in entry.items() if key not in own}
+                rows[row] = Row(settings, **{key: entry[key] for key in own if key in entry})
+            tune = content.get("tune")
+            tuning = tune and Tuning(tune["setting"], tuple(tune["values"]), int(tune["seed"]))
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            raise UserError(
+                f"{path} must have rows and reference, may have base and shared (the name of a "
+                f"file in {FOLDER / 'shared'}), and in tune, if it is there, setting, values and "
+                f"seed ({type(error).__name__}: {error})"
+            ) from error
+        for row, entry in rows.items():
+            for other in (entry.reference, entry.match, entry.head_of):
+                if other is not None and other not in rows:
+                    raise UserError(f"{path}: row {row} names {other}, which is no row")
+        return cls(name, base | content.get("base", {}), rows, tuning)
+
+    def configurations(self, flags: Sequence[str], data_name: str, tasks: int) -> dict[str, Config]:
+        """The resolved settings of each row; a run adds its seed.
+
+        Args:
+            flags: the trainer's, which win over the study's base.
+            data_name: name of the data.
+            tasks: number of the network's outputs, on which the size of a matched head depends.
+
+        Raises:
+            UserError: for a setting that is none, or one that is not the user's to give.
+        """
+        self._check(flags)
+        common = [*as_flags(self.base), *flags, "--test-curve"]
+        configs = {
+            name: resolve(parse([*common, *as_flags(row.settings), "--name", name]), data_name)
+            for name, row in self.rows.items()
+        }
+        for name, row in self.rows.items():
+            if row.potential_share is not None:
+                width = max(1, round(row.potential_share * require(configs[name].width)))
+                configs[name] = replace(configs[name], potential_width=width)
+        plain = dict(configs)
+        for name, row in self.rows.items():
+            if row.match is not None:
+                width = _matching(plain[name], plain[row.match], tasks)
+                configs[name] = replace(configs[name], head_width=width)
+        for name, row in self.rows.items():
+            if row.head_of is not None:
+                width = configs[row.head_of].head_width
+                configs[name] = replace(configs[name], head_width=width)
+        return configs
+
+    def _check(self, flags: Sequence[str]) -> None:
+        given = {word.partition("=")[0][2:].replace("-", "_") for word in flags if word[:2] == "--"}
+        given |= {name.removeprefix("no_") for name in given}
+        for name in sorted(given.intersection(OWN)):
+            raise UserError(f"{flag(name)} is not for studies: leave it out")
+        if self.tuning is not None:
+            for value in self.tuning.values:
+                parse(as_flags({self.tuning.setting: value}))
+            if self.tuning.setting in given:
+                raise UserError(
+                    f"{flag(self.tuning.setting)} is what {self.name} tunes for each row: leave it "
+                    f"out, or change tune in {FOLDER / self.name}.yaml"
+                )
+        for name, row in self.rows.items():
+            for setting in sorted(given & row.settings.keys()):
+                raise UserError(
+                    f"{flag(setting)} is what row {name} of {self.name} sets: leave it out, or "
+                    f"change {FOLDER / self.name}.yaml"
+                )
+
+    def runs(self, configs: dict[str, Config], rows: Sequence[str], seeds: int) -> list[Run]:
+        """The runs of the table, seed by seed; a seed fixes the split, too."""
+        first = next(iter(configs.values())).seed
+        return [
+            Run(row, seed, settings(configs[row], seed), self.rows[row].reference)
+            for seed in range(first, first + seeds)
+            for row in rows
+        ]
+
+    def tries(self, configs: dict[str, Config], rows: Sequence[str]) -> list[Run]:
+        """The runs by which a value is chosen for each row."""
+        if self.tuning is None:
+            return []
+        setting, seed = self.tuning.setting, self.tuning.seed
+        return [
+            Run(row, seed, settings(config, seed), self.rows[row].reference, setting)
+            for row in rows
+            for value in self.tuning.values
+            for config in [replace(configs[row], **{setting: value})]
+        ]
+
+
+def names() -> list[str]:
+    """All studies there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def settings(config: Config, seed: int) -> dict[str, Any]:
+    """The settings that decide a run, as plain values."""
+    return without_places(to_dict(replace(config, seed=seed, split_seed=seed)))
+
+
+def without_places(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a run."""
+    shared = {own for own, common in SHARED.items() if values.get(own) == values.get(common)}
+    return {key: value for key, value in values.items() if key not in {*PLACES, *shared}}
+
+
+@dataclass(frozen=True)
+class Performer:
+    """Makes runs with the trainer.
+
+    Args:
+        csv: path of the table, if the data is one.
+        root: folder of prepared data.
+    """
+
+    csv: str | None
+    root: str
+
+    def __call__(self, run: Run, path: Path) -> Outcome:
+        """Trains, or resumes, in the run folder ``path``."""
+        config = Config(
+            **{**run.settings, "preset": "none"},
+            csv=self.csv,
+            root=self.root,
+            runs_dir=str(path.parent),
+            name=path.name,
+        )
+        folder = RunFolder(path)
+        if path.exists():
+            saved = {k: v for k, v in folder.read_config().items() if v is not None}
+            wanted = {**run.settings, "preset": "none"}
+            check_equal(str(path), without_places(saved), wanted)
+        if not folder.is_finished():
+            train(replace(config, resume=path.exists()))
+        return outcome_of(folder)
+
+
+def outcome_of(folder: RunFolder) -> Outcome:
+    """The record of a finished run, and its curve."""
+    results, metrics = folder.read_results(), pd.read_csv(folder.metrics)
+    metric, data = results["metric"], results["data"]
+    curve = metrics[["epoch", f"valid_{metric}", f"test_{metric}"]]
+    curve = curve.set_axis(["epoch", "valid", "test"], axis=1)
+    same = ("metric", "valid", "test", "best_epoch", "epochs", "threads", "parameters", "revision")
+    record = {
+        **{key: results[key] for key in same},
+        "test_last": curve["test"].tail(LAST).mean(),
+        "train_seconds": metrics["train_seconds"].median(),
+        "data": data["name"],
+        **{key: data[key] for key in ("split", "graphs", "fingerprint")},
+    }
+    return Outcome(record, curve, curve["valid"].tail(LAST).mean())
+
+
+def as_flags(settings: dict[str, Any]) -> list[str]:
+    """``{"lr": 0.1} -> ["--lr=0.1"]``: the command line checks names and values."""
+    return [f"{flag(name)}={str(value).lower() if isinstance(value, bool) else value}"
+            for name, value in settings.items()]  # fmt: skip
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
+
+
+def _matching(config: Config, target: Config, tasks: int) -> int:
+    """The ``head_width`` with which ``config`` comes closest to the parameters of ``target``."""
+
+    def count(config: Config) -> int:
+        network = MoleculeNetwork(config, tasks)
+        return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+    one, two = (count(replace(config, head_width=width)) for width in (1, 2))
+    return max(1, 1 + round((count(target) - one) / (two - one)))

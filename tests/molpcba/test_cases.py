@@ -1,0 +1,253 @@
+"""Tables and SMILES files as people have them, through the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.molpcba.__main__ import main
+from experiments.molpcba.predict import main as predict
+from tests.molpcba.conftest import tiny_rows
+
+SHORT = "--width 8 --layers 1 --steps 1 --epochs 1 --batch-size 32 --readout mean --name run"
+
+
+@pytest.fixture
+def molecules() -> list[tuple[str, int]]:
+    """SMILES and a label each."""
+    return [(row["smiles"], int(row["oxygen"])) for row in tiny_rows()]
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    """Trains on a table with that text; returns results, or the error line, and the notes."""
+    monkeypatch.setattr("experiments.molpcba.__main__.plot_run", lambda folder: None)
+
+    def call(text, *flags, name="table.csv", newline=None):
+        path = tmp_path / name
+        path.write_text(text, newline=newline)
+        places = ["--csv", path, "--root", tmp_path / "data", "--runs-dir", tmp_path / "runs"]
+        code = main([*SHORT.split(), *map(str, places), *flags])
+        out = capsys.readouterr()
+        if code:
+            assert code == 2
+            return out.err.splitlines()[-1], out.err
+        results = json.loads((tmp_path / "runs" / "run" / "results.json").read_text())
+        return results, out.err
+
+    return call
+
+
+def table(molecules, columns=("smiles", "active"), separator=",", cell=str) -> str:
+    rows = [separator.join([smiles, cell(label)]) for smiles, label in molecules]
+    return "\n".join([separator.join(columns), *rows]) + "\n"
+
+
+@pytest.mark.parametrize("column", ["canonical_smiles", "Smiles", "SMILES"])
+def test_a_column_named_like_smiles_is_taken_and_reported(train, molecules, column):
+    results, notes = train(table(molecules, (column, "active")))
+    assert results["data"]["molecules"]["train"] == 72
+    assert f"SMILES are read from column '{column}'; --smiles-column" in notes
+
+
+def test_the_smiles_column_is_named_by_a_flag(train, molecules):
+    text = table(molecules, ("structure", "active"))
+    error, _ = train(text)
+    assert "--smiles-column names it, one of 'structure', 'active'" in error
+    assert train(text, "--smiles-column", "structure")[0]["status"] == "finished"
+    assert "has no column 'x'" in train(text, "--smiles-column", "x", "--name", "other")[0]
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "a.csv"), ("\t", "a.tsv")])
+def test_separators_are_recognised(train, molecules, separator, name):
+    results, _ = train(table(molecules, separator=separator), name=name)
+    assert results["data"]["tasks"] == 1
+    assert results["data"]["name"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("cell", "known"),
+    [
+        (lambda y: str(bool(y)), True),
+        (lambda y: "TRUE" if y else "false", True),
+        (lambda y: f"{y}.0", True),
+        (lambda y: "1" if y else "NA", False),
+        (lambda y: "1" if y else "n/a", False),
+    ],
+)
+def test_labels_as_people_write_them(train, molecules, cell, known):
+    text = table(molecules, cell=cell)
+    if not known:  # zeros for all that have no N, so that both labels occur
+        lines = text.splitlines()
+        text = "\n".join(x if "N" in x.split(",")[0] else x.replace("NA", "0") for x in lines)
+        text = text.replace("n/a", "0", 30) + "\n"
+    assert train(text)[0]["metric"] == "rocauc"
+
+
+def test_crlf_and_a_byte_order_mark_cost_nothing(train, molecules):
+    text = "\ufeff" + table(molecules).replace("\n", "\r\n")
+    assert train(text, newline="")[0]["status"] == "finished"
+
+
+def test_identifiers_and_text_are_not_tasks(train, molecules):
+    lines = table(molecules).splitlines()
+    header = f",id,{lines[0]},remark"
+    text = "\n".join([header, *(f"{i},m{i},{line},x y" for i, line in enumerate(lines[1:]))])
+    results, notes = train(text + "\n")
+    assert results["data"]["tasks"] == 1
+    assert "1 tasks (classification): 'active'" in notes
+    for excluded in (
+        "number 1, which has no name,",
+        "'id' is not",
+        "'remark' is not a task: it has",
+    ):
+        assert excluded in notes
+
+
+def test_a_split_column_is_pointed_out_and_tasks_are_chosen_by_flags(train, molecules):
+    lines = table(molecules).splitlines()
+    extra = [f"{line},{i % 2},{i % 3 % 2}" for i, line in enumerate(lines[1:])]
+    text = "\n".join([lines[0] + ",is_test,other", *extra]) + "\n"
+    results, notes = train(text)
+    assert (results["data"]["tasks"], results["metric"]) == (2, "ap")
+    assert "column 'is_test' is not a task: its name is that of a split" in notes
+    assert "'active', 'other'" in notes
+    results, _ = train(text, "--ignore", "other", "--name", "run")[0:2]
+    assert "already has" in results
+    for flags, tasks in ((["--ignore", "other"], 1), (["--tasks", "active, is_test"], 2)):
+        assert main_tasks(train, text, flags) == tasks
+    assert "has no column 'x'" in train(text, "--tasks", "x", "--name", "c")[0]
+
+
+def main_tasks(train, text, flags) -> int:
+    """Tasks of a run with other flags, from its note."""
+    _, notes = train(text, *flags, "--name", "_".join(flags).replace("-", "").replace(" ", ""))
+    return int(notes.partition(" tasks (classification)")[0].split()[-1])
+
+
+def test_contradicting_labels_are_counted(train, molecules):
+    text = table([*molecules, *[(smiles, 1 - y) for smiles, y in molecules[5:25]]])
+    _, notes = train(text)
+    assert "20 molecules occur more than once with contradicting labels (lines 7 and 92" in notes
+
+
+def test_unreadable_smiles_are_listed(train, molecules, tmp_path):
+    results, notes = train(table([*molecules, ("C1CC", 0), ("", 1)]))
+    assert results["data"]["source"].startswith("table.csv; 90 molecules; 2 rows left out")
+    assert "line 92: 'C1CC': not a SMILES" in notes
+    (rejects,) = tmp_path.glob("data/*-rejects.csv")
+    assert pd.read_csv(rejects)["line"].tolist() == [92, 93]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("smiles,a,a\nC,1,0\n", "column 'a' more than once"),
+        ("smiles,mol_id\nC,1\n", "no label column"),
+        ("smiles,a\nCC,1,2\n", "not a well-formed table"),
+        ("smiles,a\nCC,1\nCC,one\n", "line 3, column 'a': 'one' is not a label"),
+        ("smiles,a\nCC,1\nCC,2\n", "line 3, column 'a': 2; a label is 0, 1 or nothing"),
+        ("smiles,a\nXX,1\n", "no SMILES that can be read; line 2: 'XX'"),
+        ("smiles,a\nC,1\n", "no molecule with a bond"),
+        ("smiles,a\nCC,1\nCCC,0\n", "leaves"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(train, text, message):
+    error, _ = train(text)
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_real_valued_columns_are_a_regression(train, molecules, tmp_path):
+    """The error is in the labels' units, and well below the best constant's."""
+    rows = [(s, f"{100 * len(s) + 0.5}" if i % 9 else "") for i, (s, _) in enumerate(molecules)]
+    text = table(rows, ("smiles", "mass"))
+    flags = ["--epochs", "60", "--lr", "0.02", "--readout", "sum", "--preset", "small"]
+    results, notes = train(text, *flags)
+    assert "1 tasks (regression): 'mass'" in notes
+    assert results["metric"] == "rmse"
+    assert results["test"] < 0.5 * results["chance"]
+    checkpoint = tmp_path / "runs" / "run" / "checkpoints" / "best.ckpt"
+    (tmp_path / "new.smi").write_text("CCCCO\n")
+    out = tmp_path / "out.csv"
+    files = ["--checkpoint", checkpoint, "--smiles", tmp_path / "new.smi", "--out", out]
+    assert predict([*map(str, files)]) == 0
+    assert 200 < pd.read_csv(out)["mass"][0] < 900
+
+
+@pytest.fixture
+def checkpoint(train, molecules, tmp_path):
+    assert train(table(molecules))[0]["status"] == "finished"
+    return tmp_path / "runs" / "run" / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture
+def predicted(checkpoint, tmp_path, capsys):
+    """The table predicted for a file with that text, and what was printed."""
+
+    def call(text, *flags):
+        path, out = tmp_path / "in.smi", tmp_path / "out.csv"
+        path.write_text(text, newline="")
+        files = ["--checkpoint", checkpoint, "--smiles", path, "--out", out]
+        code = predict([*map(str, files), *flags])
+        printed = capsys.readouterr()
+        assert code in (0, 2)
+        return (pd.read_csv(out, keep_default_na=False) if code == 0 else None), printed
+
+    return call
+
+
+def test_one_row_for_each_line_with_its_name(predicted):
+    text = "CCO\tethanol\nC1CC\tbroken ring\n\nc1ccccc1O\tphenol\nCCO\tethanol again\n"
+    rows, printed = predicted(text)
+    assert rows["line"].tolist() == [1, 2, 3, 4, 5]
+    assert rows["name"].tolist() == ["ethanol", "broken ring", "", "phenol", "ethanol again"]
+    assert rows["smiles"].tolist() == ["CCO", "C1CC", "", "c1ccccc1O", "CCO"]
+    assert rows["active"].tolist()[0] == rows["active"].tolist()[4] != ""
+    assert rows["active"].tolist()[1:3] == ["", ""]
+    assert rows["reason"].tolist() == ["", "not a SMILES", "no atoms", "", ""]
+    assert "3 molecules of 5 lines" in printed.out
+    assert "line 2: 'C1CC' has no prediction" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("SMILES ID\nCCO m1\nc1ccccc1O m2\n", ["m1", "m2"]),
+        ("\ufeffCCO\tm1\r\nc1ccccc1O\tm2\r\n", ["m1", "m2"]),
+        ("smiles,id\nCCO,m1\nc1ccccc1O,m2\n", ["m1", "m2"]),
+        ("id;canonical_smiles\nm1;CCO\nm2;c1ccccc1O\n", ["m1", "m2"]),
+        ("CCO\nc1ccccc1O", ["", ""]),
+    ],
+)
+def test_headers_and_tables_are_recognised(predicted, text, names):
+    rows, _ = predicted(text)
+    assert rows["smiles"].tolist() == ["CCO", "c1ccccc1O"]
+    assert rows["name"].tolist() == names
+    assert np.isfinite(rows["active"].astype(float)).all()
+
+
+def test_a_column_can_be_chosen_and_what_was_read_is_shown(predicted):
+    text = "CN\tCCO\nCO\tc1ccccc1O\n"
+    rows, printed = predicted(text)
+    assert "SMILES from column 1" in printed.err
+    assert "'CN', 'CO'" in printed.err
+    rows, _ = predicted(text, "--smiles-column", "2")
+    assert rows["smiles"].tolist() == ["CCO", "c1ccccc1O"]
+    assert rows["name"].tolist() == ["CN", "CO"]
+    assert "has 2 columns" in predicted(text, "--smiles-column", "3")[1].err
+    assert "no column 'x'" in predicted(text, "--smiles-column", "x")[1].err
+
+
+def test_predict_refuses_in_one_line(predicted, checkpoint, tmp_path):
+    assert "has no molecule" in predicted("XX\n")[1].err
+    assert "is empty" in predicted("")[1].err
+    assert "--batch-size must be 1" in predicted("C\n", "--batch-size", "0")[1].err
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    assert "is damaged" in predicted("CC\n")[1].err
+    checkpoint.unlink()
+    assert "does not exist" in predicted("CC\n")[1].err
