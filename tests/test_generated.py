@@ -468,8 +468,10 @@ def run_cases(record: Path) -> None:
         record.write_text(repr(case))
         check(case)
 
-    run()
-    print(f"{count} cases")
+    try:
+        run()
+    finally:
+        print(f"{count} cases")
 
 
 def test_generated_calls_return_or_raise_but_never_crash(tmp_path: Path) -> None:
