@@ -86,8 +86,9 @@ class Truncated:
             return solve(solver, energy, y, steps, last=self.last)
         state = Solution.at_rest(y)
         head = max(steps - self.last, 0)
+        may_stop = not torch.is_grad_enabled()  # otherwise the values are those of Unrolled
         with torch.no_grad():
-            state = _constant(solver.run(energy.gradient, state, head))
+            state = _constant(solver.run(energy.gradient, state, head, may_stop))
         return solver.run(energy.gradient, state, steps - head)
 
 
@@ -150,6 +151,8 @@ class Implicit:
             return state
         minimiser = state.y.detach().requires_grad_()
         gradient = energy.gradient(minimiser)
+        if not gradient.requires_grad:  # nothing but y to differentiate in
+            return state._replace(y=minimiser.detach())
         attached = gradient - gradient.detach()  # zero, and the way to the parameters
         unconverged = ~state.converged
         occupied = (energy.scale != 0)[:, None]  # y of an empty segment is the constant 0

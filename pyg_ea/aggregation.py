@@ -142,6 +142,12 @@ class EAAggregation(Aggregation):
         """Solutions of all calls in the last forward pass of the model that holds the layer."""
         return list(self._solutions)
 
+    def __prepare_scriptable__(self) -> EAAggregation:
+        """Refuses ``torch.jit.script``, which calls this method of every module."""
+        raise RuntimeError(
+            "EAAggregation does not support torch.jit.script: use torch.export or torch.compile"
+        )
+
     def __call__(
         self,
         x: Tensor,

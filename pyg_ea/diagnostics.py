@@ -36,8 +36,9 @@ class Diagnostics:
             return "no segments"
         size = len(self.count)
         return (
-            f"{size} segments of {self.count.float().mean():.1f} elements on average: "
+            f"{size} segments of {float(self.count.float().mean()):.1f} elements on average: "
             f"{int(self.converged.sum())} converged, {int(self.diverged.sum())} diverged; median "
-            f"steps {int(self.steps.median())}, gradient {self.gradient_max.median():.2e}, "
-            f"energy {self.energy_before.median():.4g} -> {self.energy_after.median():.4g}"
+            f"steps {int(self.steps.median())}, gradient {float(self.gradient_max.median()):.2e}, "
+            f"energy {float(self.energy_before.median()):.4g} -> "
+            f"{float(self.energy_after.median()):.4g}"
         )

@@ -162,14 +162,17 @@ class NesterovSolver(nn.Module):
         """The effective momentum."""
         return torch.sigmoid(self.raw_momentum)
 
-    def run(self, gradient: Gradient, state: Solution, steps: int) -> Solution:
+    def run(
+        self, gradient: Gradient, state: Solution, steps: int, may_stop: bool = True
+    ) -> Solution:
         """Takes ``steps`` further steps; each costs one gradient.
 
         On a CPU without a graph it ends as soon as no segment would move again, for one gradient
-        more. Elsewhere it always takes all steps: the test would make a GPU wait.
+        more, if it ``may_stop``. Elsewhere it always takes all steps: the test would make a GPU
+        wait. The fused solve always takes all steps too; y is the same.
         """
         lr, mu = self.lr, self.momentum
-        may_stop = state.y.device.type == "cpu" and not torch.is_grad_enabled()
+        may_stop = may_stop and state.y.device.type == "cpu" and not torch.is_grad_enabled()
         for _ in range(steps):
             state, g = nesterov_step(gradient, state, lr, mu, self.gtol, self.clip)
             if not (may_stop and is_concrete(state.y)):

@@ -75,7 +75,7 @@ static inline float exp_twice_float32(float a)
     p = p * f + 2.402264791e-1f;
     p = p * f + 6.931472028e-1f;
     p = p * f + 1.0f;
-    union { int32_t bits; float value; } power = {((int32_t)whole + 127) * (1 << 23)};
+    union { uint32_t bits; float value; } power = {(uint32_t)((int32_t)whole + 127) << 23};
     return p * power.value;
 }
 
