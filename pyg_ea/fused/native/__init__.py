@@ -232,7 +232,8 @@ class _Call:
 def _checked(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """The tensor, if the C code can read it as a matrix of that dtype and shape."""
     fits = tensor.dtype == dtype and tensor.shape == shape and tensor.is_contiguous()
-    if not (fits and tensor.device.type == "cpu" and is_concrete(tensor)):
+    in_memory = tensor.device.type == "cpu" and (tensor.data_ptr() != 0 or not tensor.numel())
+    if not (fits and in_memory):
         raise ValueError(
             f"a solve in C needs a contiguous CPU tensor {dtype} of shape {list(shape)}, got "
             f"{type(tensor).__name__} {tensor.dtype} of shape {list(tensor.shape)}"
