@@ -111,14 +111,14 @@ def measure(path: Path, root: Path, steps: int) -> dict[str, float]:
     if not made:
         raise UserError(f"{path} was already prepared under {root}: give another --root")
     command = [sys.executable, "-m", "benchmarks.first_batch", str(time.time())]
-    told = subprocess.run(
+    run = subprocess.run(
         [*command, str(path), str(root), str(steps)], check=True, stdout=subprocess.PIPE, text=True
     )
     return {
         "preparation, s": seconds,
         "disk, GiB": sum(f.stat().st_size for f in made) / GIB,
         "peak memory of the preparation, GiB": peak,
-        **json.loads(told.stdout.splitlines()[-1]),
+        **json.loads(run.stdout.splitlines()[-1]),
     }
 
 

@@ -45,9 +45,9 @@ class Checkpointed:
     """The gradient of :class:`Unrolled`, to rounding, in the memory of a few steps.
 
     Only y and momentum of some steps are kept (``[S, D]``, small); backward computes activations
-    again: a quarter to a half more time than :class:`Unrolled` (``docs/benchmarks.md``). Outside
-    the fused solve this is ``torch.utils.checkpoint``, which reads the module's own parameters: not
-    for use inside ``torch.func.functional_call``.
+    again, which costs about one more forward pass (``docs/benchmarks.md``). Outside the fused solve
+    this is ``torch.utils.checkpoint``, which reads the module's own parameters: not for use inside
+    ``torch.func.functional_call``.
     """
 
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
@@ -122,9 +122,9 @@ class Implicit:
     tolerance are warned of, and described segment by segment in :attr:`report`.
 
     Step size and momentum get no gradient from y, on which they have no influence at the minimum.
-    The solution's two norms come from two further unrolled steps, so the auxiliary loss still
-    trains both; without that loss, fix them: ``NesterovSolver(trainable=False)``. First
-    derivatives only.
+    The solution's mean squares come from two further unrolled steps, so the auxiliary loss still
+    trains both; without that loss, fix them: ``NesterovSolver(trainable=False)``. First derivatives
+    only.
 
     Args:
         max_iterations: most conjugate-gradient iterations.

@@ -19,7 +19,7 @@ def log_scaling(count: Tensor) -> Tensor:
     r""":math:`\log_2(n + 1) / (n + 10^{-8})`, equation (C.1); 0 for an empty segment.
 
     Gradients grow with the logarithm of the set's size, so one step size suits all sizes while the
-    size can still be told from the result.
+    result still depends on the size.
     """
     return torch.log2(count + 1) / (count + 1e-8)
 

@@ -146,7 +146,7 @@ def test_truncated_counts_whole_steps() -> None:
 
 
 class Returns(nn.Module):
-    """A potential or prior that returns what it is told to."""
+    """A potential or prior that returns what the test gives it."""
 
     def __init__(self, function) -> None:
         super().__init__()

@@ -131,8 +131,8 @@ class MoleculeTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
         config = self.config
-        rate = config.ea_lr
-        groups = self.parameters() if rate is None else parameter_groups(self, rate)
+        has_ea = bool(self.meter.layers)
+        groups = parameter_groups(self, config.ea_lr) if has_ea else self.parameters()
         # One fused pass takes a third of the loop's time; Lightning's mixed precision does not clip
         # beside it.
         clips_mixed = config.precision == "bf16" and config.gradient_clip is not None

@@ -1,4 +1,4 @@
-"""Inputs and gradients of a fused solve, common to its backends."""
+"""Inputs of a fused solve, common to its backends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pyg_ea.potentials.resnet import Composed
 
 
 class Problem(NamedTuple):
-    """Tensors that a solve of Listing 1 depends on, of one dtype but ``segment_index``."""
+    """Tensors that a solve of Listing 1 depends on, of one dtype but ``segment_index``.
+
+    Their gradients are a ``Problem`` too, with None for the last two.
+    """
 
     start: Tensor
     """``[S, D]``, y before the first step."""
@@ -37,6 +40,11 @@ class Problem(NamedTuple):
         """The potential's weights."""
         return Composed(*self[5:12])
 
+    @property
+    def differentiable(self) -> tuple[Tensor, ...]:
+        """All but the last two."""
+        return self[:-2]
+
 
 class Settings(NamedTuple):
     """Constants of a solve."""
@@ -48,20 +56,3 @@ class Settings(NamedTuple):
     """Number of last steps that are differentiated."""
     recompute: bool = False
     """Whether backward computes the activations again instead of saving them."""
-
-
-class Gradients(NamedTuple):
-    """Gradients of the fields of :class:`Problem` that have one."""
-
-    start: Tensor
-    lr: Tensor
-    momentum: Tensor
-    decay: Tensor
-    fixed: Tensor
-    a_y: Tensor
-    b: Tensor
-    w3: Tensor
-    gamma1: Tensor
-    beta1: Tensor
-    gamma2: Tensor
-    beta2: Tensor

@@ -137,12 +137,11 @@ class FusedSolve(torch.autograd.Function):
         """Gradients of the tensors of :class:`Problem`."""
         size, tensors = len(Problem._fields), ctx.saved_tensors  # checkpoint lets them be read once
         problem, saved = Problem(*tensors[:size]), tensors[size:]
-        constants = len(Problem._fields) - len(_differentiable(problem))
         if torch.is_grad_enabled():
             gradients = _backward_by_autograd(problem, ctx.settings, cotangents[:4])
         else:
             gradients = ctx.backend.backward(problem, ctx.settings, saved, cotangents[:4])
-        return None, None, *gradients, *[None] * constants
+        return None, None, *gradients
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> None:
@@ -171,22 +170,18 @@ def plain_solve(problem: Problem, settings: Settings) -> Solution:
     return state
 
 
-def _differentiable(problem: Problem) -> tuple[Tensor, ...]:
-    """The tensors of a problem that may have a gradient."""
-    return problem[:-2]
-
-
 def _backward_by_autograd(
     problem: Problem, settings: Settings, cotangents: tuple[Tensor, ...]
-) -> list[Tensor | None]:
+) -> Problem:
     """Gradients that can be differentiated again, of the plain solve by autograd.
 
     With respect to aliases of the inputs: one of them may have been computed from another.
     """
-    aliases = [tensor.view_as(tensor) for tensor in _differentiable(problem)]
+    aliases = [tensor.view_as(tensor) for tensor in problem.differentiable]
     solution = plain_solve(Problem._make([*aliases, *problem[-2:]]), settings)
     wanted = [tensor for tensor in aliases if tensor.requires_grad]
     found = iter(
         torch.autograd.grad(solution[:4], wanted, cotangents, create_graph=True, allow_unused=True)
     )
-    return [next(found) if tensor.requires_grad else None for tensor in aliases]
+    gradients = [next(found) if tensor.requires_grad else None for tensor in aliases]
+    return Problem._make([*gradients, None, None])

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pyg_ea.fused import elements
 from pyg_ea.fused.elements import Activations
-from pyg_ea.fused.problem import Gradients, Problem, Settings
+from pyg_ea.fused.problem import Problem, Settings
 from pyg_ea.solver import Solution, nesterov_step
 
 
@@ -49,7 +49,7 @@ class Step(NamedTuple):
     g: Tensor
     """``[S, D]``, the energy's gradient at the look-ahead point."""
     total: Tensor
-    r"""``[S, 3H+32]``, sums of :math:`\\delta`, like ``from_y``, that is :math:`A_y l`."""
+    r"""``[S, 3H+32]``, sums of :math:`\delta`, like ``from_y``, that is :math:`A_y l`."""
     from_y: Tensor
     activations: Activations
 
@@ -83,10 +83,11 @@ class TorchSolve:
         settings: Settings,
         saved: Sequence[Tensor],
         cotangents: Sequence[Tensor],
-    ) -> Gradients:
+    ) -> Problem:
         """Gradients for the cotangents of y, momentum and both mean squares."""
         to_y, to_m, to_last, to_path = cotangents
-        sums = Gradients(*(torch.zeros_like(tensor) for tensor in problem[:12]))
+        zeros = [torch.zeros_like(tensor) for tensor in problem.differentiable]
+        sums = Problem._make([*zeros, None, None])
         size = len(saved) // settings.last
         for t in reversed(range(settings.last)):
             parts = saved[t * size : (t + 1) * size]
@@ -122,7 +123,7 @@ class TorchSolve:
         to_y: Tensor,
         to_m: Tensor,
         to_square: Tensor,
-        sums: Gradients,
+        sums: Problem,
     ) -> tuple[Tensor, Tensor]:
         """The cotangents of y and momentum before the step; adds to ``sums`` in place."""
         lr, mu, decay, g = problem.lr, problem.momentum, problem.decay, step.g
@@ -144,6 +145,6 @@ class TorchSolve:
         sums.decay.add_(2 * (dy * ahead).sum())
         sums.fixed.add_(h)
         sums.a_y.addmm_(h_total.T, ahead).addmm_(step.total.T, dy)
-        for total, part in zip(sums[6:], d_weights, strict=True):
+        for total, part in zip(sums.weights[1:], d_weights, strict=True):
             total.add_(part)
         return to_y + to_ahead, mu * (to_v + to_ahead)

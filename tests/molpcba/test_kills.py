@@ -32,15 +32,15 @@ def test_twenty_kills_change_nothing(tiny_csv, tmp_path):
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    kills = [phase for life in told["lives"] for phase, _ in life]
+    report = json.loads(done.stdout.splitlines()[-1])
+    kills = [phase for life in report["lives"] for phase, _ in life]
     assert len(kills) == KILLS
     assert set(kills) == {"preparation", "training", "evaluation", "checkpointing", "results"}
-    assert set(told["ends"]) == {0}  # calls that were not killed ended well
+    assert set(report["ends"]) == {0}  # calls that were not killed ended well
     scores, history = outcome(base / "whole")
     assert scores["status"] == "finished"
     lives = sorted(base.glob("life-*"))
-    assert len(lives) == len(told["lives"])
+    assert len(lives) == len(report["lives"])
     for life in lives:
         own, epochs = outcome(life)
         assert own == scores, life.name

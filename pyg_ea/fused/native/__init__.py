@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyg_ea.fused.problem import Gradients, Problem, Settings
+from pyg_ea.fused.problem import Problem, Settings
 from pyg_ea.potentials.resnet import OUTPUTS
 from pyg_ea.segments import Segments
 from pyg_ea.solver import Solution
@@ -28,9 +28,9 @@ SWITCH = "PYG_EA_NATIVE"
 """Environment variable: 0 leaves the library unused."""
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 STATUS = {
-    1: MemoryError("no memory left for the scratch space of a solve"),
-    2: ValueError("sizes of a solve are out of range"),
-    3: ValueError("segments of a solve do not cover its elements"),
+    1: (MemoryError, "no memory left for the scratch space of a solve"),
+    2: (ValueError, "sizes of a solve are out of range"),
+    3: (ValueError, "segments of a solve do not cover its elements"),
 }
 Int, Real, Pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -144,7 +144,7 @@ class NativeSolve:
         settings: Settings,
         saved: Sequence[Tensor],
         cotangents: Sequence[Tensor],
-    ) -> Gradients:
+    ) -> Problem:
         """Gradients for the cotangents of y, momentum and both mean squares."""
         call = _Call(problem, settings)
         segments, channels = problem.start.shape
@@ -153,8 +153,8 @@ class NativeSolve:
             _checked(cotangent.contiguous(), problem.start.dtype, shape)
             for cotangent, shape in zip(cotangents, shapes, strict=True)
         ]
-        start, fixed = problem.start.new_empty(shapes[0]), torch.empty_like(problem.fixed)
-        fixed = fixed.contiguous()
+        start = problem.start.new_empty(shapes[0])
+        fixed = problem.fixed.new_empty(problem.fixed.shape)
         sizes = [weight.shape for weight in problem.weights]
         weights = problem.start.new_zeros(sum(size.numel() for size in sizes))
         scalars = torch.zeros(3, dtype=torch.float64)
@@ -162,7 +162,7 @@ class NativeSolve:
         call("solve_backward", _Cotangent(*map(_address, given)), results, saved[0])
         parts = weights.split([size.numel() for size in sizes])
         of_weights = (part.view(size) for part, size in zip(parts, sizes, strict=True))
-        return Gradients._make([start, *scalars.to(start.dtype), fixed, *of_weights])
+        return Problem._make([start, *scalars.to(start.dtype), fixed, *of_weights, None, None])
 
 
 class _Call:
@@ -170,7 +170,7 @@ class _Call:
 
     def __init__(self, problem: Problem, settings: Settings) -> None:
         assert LIBRARY is not None
-        self.library, self.dtype = LIBRARY, problem.start.dtype
+        self.functions, self.dtype = LIBRARY, problem.start.dtype
         segments, channels = problem.start.shape
         elements, hidden = len(problem.fixed), len(problem.gamma2)
         wide, tail = 2 * hidden, hidden + OUTPUTS
@@ -212,12 +212,12 @@ class _Call:
 
     def saved_size(self) -> int:
         """Number of values that forward saves for backward."""
-        size = getattr(self.library, f"saved_size_{DTYPES[self.dtype]}")
+        size = getattr(self.functions, f"saved_size_{DTYPES[self.dtype]}")
         return size(ctypes.byref(self.problem))
 
     def __call__(self, name: str, *operands: ctypes.Structure | Tensor | None) -> None:
         """Calls the function of that name for the dtype, without the interpreter's lock."""
-        function = getattr(self.library, f"{name}_{DTYPES[self.dtype]}")
+        function = getattr(self.functions, f"{name}_{DTYPES[self.dtype]}")
         pointers = [
             Pointer(_address(operand))
             if isinstance(operand, Tensor)
@@ -226,7 +226,8 @@ class _Call:
         ]
         status = function(ctypes.byref(self.problem), *pointers)
         if status:
-            raise STATUS[status]
+            error, message = STATUS[status]
+            raise error(message)
 
 
 def _checked(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
