@@ -150,7 +150,7 @@ class Implicit:
         if not state.y.requires_grad:  # nothing to differentiate
             return state
         minimiser = state.y.detach().requires_grad_()
-        gradient = energy.gradient(minimiser)
+        gradient = _gradient(energy, minimiser)
         if not gradient.requires_grad:  # nothing but y to differentiate in
             return state._replace(y=minimiser.detach())
         attached = gradient - gradient.detach()  # zero, and the way to the parameters
@@ -184,6 +184,12 @@ class Implicit:
                 stacklevel=2,
             )
         return -solution
+
+
+def _gradient(energy: Energy, y: Tensor) -> Tensor:
+    """The energy's gradient at ``y [S, D]``: the first step of size 1 moves y by its negative."""
+    unit = NesterovSolver(lr=1.0, momentum=0.0, gtol=0.0, trainable=False).to(y)
+    return -Unrolled().solve(unit, energy, y, 1).momentum
 
 
 def _constant(state: Solution) -> Solution:

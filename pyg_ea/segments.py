@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -48,18 +49,11 @@ class Segments:
         index = (offset[:, None] + self.index).reshape(-1)
         return Segments(index, copies * self.num_segments)
 
-    @property
+    @cached_property
     def count(self) -> Tensor:
         """Number of elements of each segment, int64 ``[S]``."""
         ones = torch.ones_like(self.index)
         return ones.new_zeros(self.num_segments).index_add(0, self.index, ones)
-
-    @property
-    def ptr(self) -> Tensor:
-        """CSR boundaries ``[S + 1]`` of elements that are in the order of their segments."""
-        ptr = self.index.new_zeros(self.num_segments + 1)
-        torch.cumsum(self.count, dim=0, out=ptr[1:])
-        return ptr
 
     def gather(self, values: Tensor) -> Tensor:
         """Each element's row of its segment: ``[S, D] -> [N, D]``."""

@@ -26,16 +26,20 @@ def is_wrapped(tensor: Tensor) -> bool:
     return False
 
 
-def is_concrete(tensor: Tensor) -> bool:
-    """Whether the tensor's values lie in memory: not while compiling, exporting or tracing, nor for
+def is_concrete(*tensors: Tensor) -> bool:
+    """Whether the tensors' values lie in memory: not while compiling, exporting or tracing, nor for
     fake and meta tensors, wrapper subclasses and tensors inside ``torch.func`` transforms.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     try:
-        storage = tensor.untyped_storage()
-        if storage.device.type == "meta":
-            return False
-        return storage.data_ptr() != 0 or not tensor.numel()
+        return all(map(_in_memory, tensors))
     except RuntimeError:
         return False
+
+
+def _in_memory(tensor: Tensor) -> bool:
+    storage = tensor.untyped_storage()
+    if storage.device.type == "meta":
+        return False
+    return storage.data_ptr() != 0 or not tensor.numel()

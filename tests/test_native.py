@@ -47,21 +47,25 @@ def test_operands_of_another_dtype_are_refused(name) -> None:
 
 
 @built
-@pytest.mark.parametrize("index", [[0, 0, 1, 1, 2, 3], [0, 0, 1, 1, 2, -4], [0, 0, 1, 1, 2, 2**40]])
-def test_an_index_out_of_range_is_an_error(index) -> None:
+@pytest.mark.parametrize(
+    "index",
+    [[0, 0, 1, 1, 2, 3], [0, 0, 1, 1, 2, -4], [0, 0, 1, 1, 2, 2**40], [-1, 0, 1, 1, 2, 2]],
+)
+def test_an_index_out_of_range_or_order_is_an_error(index) -> None:
     wrong = problem()._replace(segment_index=torch.tensor(index))
-    with pytest.raises((IndexError, RuntimeError, ValueError)):
-        NativeSolve().forward(wrong, SETTINGS, save=True)
+    for save in (False, True):
+        with pytest.raises(ValueError, match="does not rise within its number of segments"):
+            NativeSolve().forward(wrong, SETTINGS, save=save)
 
 
 @built
-@pytest.mark.parametrize("ptr", [[0, 2, 1, 6], [1, 2, 4, 6], [0, 2, 4, 7], [0, 2**40, 4, 6]])
-def test_the_c_code_itself_refuses_boundaries_that_do_not_cover_the_elements(ptr) -> None:
-    call = native._Call(problem(), SETTINGS)
-    wrong = torch.tensor(ptr)
-    call.problem.ptr = wrong.data_ptr()
-    with pytest.raises(ValueError, match="do not cover its elements"):
-        call("solve_forward", native._Result(), None)
+def test_an_unsorted_index_is_sorted_first() -> None:
+    whole = problem()._replace(segment_index=torch.tensor([2, 0, 1, 0, 2, 1]))
+    with pytest.raises(ValueError, match="does not rise"):
+        NativeSolve().forward(whole, SETTINGS, save=False)
+    in_order = NativeSolve.sort(whole)
+    assert in_order.segment_index.tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(in_order.fixed, whole.fixed[[1, 3, 2, 5, 0, 4]])
 
 
 @built

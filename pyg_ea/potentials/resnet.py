@@ -145,8 +145,7 @@ class BoundResNet:
             torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
         )
         with full_precision:
-            a_matrix, offset, b, w3 = _composed(potential)
-        a_x, a_y = a_matrix.split([potential.in_channels, potential.out_channels], dim=1)
+            a_x, a_y, offset, b, w3 = _composed(potential)
         norm1, norm2 = potential.norm1, potential.norm2
         self.weights = Composed(a_y, b, w3, norm1.weight, norm1.bias, norm2.weight, norm2.bias)
         self.fixed = F.linear(x, a_x, offset)  # [N, 3H+32]
@@ -194,26 +193,27 @@ def _forward(
     return output, stage1, stage2
 
 
-def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The composed affine maps ``A [3H+32, Dx+Dy], a [3H+32], B [H+32, 2H], W3 [32, H]``."""
+def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``A_x [3H+32, Dx], A_y [3H+32, Dy], a [3H+32], B [H+32, 2H], W3 [32, H]``."""
     l1, l2, l3 = p.layer1, p.layer2, p.layer3
     if isinstance(p.skip3, nn.Linear):
         w3, c3 = l3.weight + p.skip3.weight, l3.bias + p.skip3.bias
     else:
         w3, c3 = l3.weight + torch.eye(OUTPUTS).to(l3.weight), l3.bias
-    w3_r2, w3_c2 = _after(w3, p.skip2)
-    b_matrix = torch.cat([l2.weight, w3_r2])
-    b_r1, b_c1 = _after(b_matrix, p.skip1)
-    a_matrix = torch.cat([l1.weight, b_r1])
-    offset = torch.cat([l1.bias, b_c1 + torch.cat([l2.bias, w3_c2 + c3])])
-    return a_matrix, offset, b_matrix, w3
+    w3_r2, c2 = _after(w3, p.skip2, c3)
+    b = torch.cat([l2.weight, w3_r2])
+    b_r1, c1 = _after(b, p.skip1, torch.cat([l2.bias, c2]))
+    x_y = [p.in_channels, p.out_channels]
+    parts = zip(l1.weight.split(x_y, dim=1), b_r1.split(x_y, dim=1), strict=True)
+    a_x, a_y = map(torch.cat, parts)
+    return a_x, a_y, torch.cat([l1.bias, c1]), b, w3
 
 
-def _after(weight: Tensor, skip: nn.Module) -> tuple[Tensor, Tensor]:
-    """``weight @ skip(z)`` as a matrix and an offset on z."""
+def _after(weight: Tensor, skip: nn.Module, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """``weight @ skip(z) + offset`` as a matrix and an offset on z."""
     if isinstance(skip, nn.Linear):
-        return weight @ skip.weight, weight @ skip.bias
-    return weight, weight.new_zeros(weight.shape[0])
+        return weight @ skip.weight, torch.addmv(offset, weight, skip.bias)
+    return weight, offset
 
 
 def _tanh_norm(u: Tensor, norm: nn.LayerNorm) -> Tensor:

@@ -19,18 +19,17 @@ from torch import Tensor
 
 from pyg_ea.fused.problem import Problem, Settings
 from pyg_ea.potentials.resnet import OUTPUTS
-from pyg_ea.segments import Segments
 from pyg_ea.solver import Solution
 from pyg_ea.tensors import is_concrete
 
-VERSION = 5  # of the functions' signatures, the same as in kernels.c
+VERSION = 6  # of the functions' signatures, the same as in kernels.c
 SWITCH = "PYG_EA_NATIVE"
 """Environment variable: 0 leaves the library unused."""
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 STATUS = {
     1: (MemoryError, "no memory left for the scratch space of a solve"),
     2: (ValueError, "sizes of a solve are out of range"),
-    3: (ValueError, "segments of a solve do not cover its elements"),
+    3: (ValueError, "the index of a solve does not rise within its number of segments"),
 }
 Int, Real, Pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -74,7 +73,7 @@ class _Problem(ctypes.Structure):
         *((name, Int) for name in ("threads", "segments", "elements", "channels", "hidden")),
         *((name, Int) for name in ("steps", "saved_steps", "interval")),
         *((name, Real) for name in ("gtol", "clip", "lr", "momentum", "decay")),
-        *((name, Pointer) for name in ("ptr", "gemm", "blas_threads", "fixed", "scale", "start")),
+        *((name, Pointer) for name in ("index", "gemm", "blas_threads", "fixed", "scale", "start")),
         *((name, Pointer) for name in ("a_y", "b", "w3", "gamma1", "beta1", "gamma2", "beta2")),
     )
 
@@ -103,7 +102,8 @@ def is_supported(problem: Problem) -> bool:
     return (
         LIBRARY is not None
         and PRODUCTS.get(dtype, 0) != 0
-        and all(tensor.device.type == "cpu" and is_concrete(tensor) for tensor in problem)
+        and all(tensor.is_cpu for tensor in problem)
+        and is_concrete(*problem)
     )
 
 
@@ -113,8 +113,9 @@ class NativeSolve:
     @staticmethod
     def sort(problem: Problem) -> Problem:
         """The problem with its elements in the order of their segments; differentiable."""
-        index = problem.segment_index
-        if bool((index[1:] >= index[:-1]).all()):
+        assert LIBRARY is not None
+        index = _checked(problem.segment_index.contiguous(), torch.long, (len(problem.fixed),))
+        if LIBRARY.is_sorted(Int(len(index)), Pointer(index.data_ptr())):
             return problem
         order = index.argsort(stable=True)
         fixed = problem.fixed.index_select(0, order)
@@ -174,7 +175,6 @@ class _Call:
         segments, channels = problem.start.shape
         elements, hidden = len(problem.fixed), len(problem.gamma2)
         wide, tail = 2 * hidden, hidden + OUTPUTS
-        ptr = Segments(problem.segment_index, segments).ptr
         shapes = {
             "fixed": (elements, wide + tail),
             "scale": (segments,),
@@ -189,7 +189,9 @@ class _Call:
             name: _checked(getattr(problem, name).contiguous(), self.dtype, shape)
             for name, shape in shapes.items()
         }
-        self.operands["ptr"] = _checked(ptr, torch.long, (segments + 1,))
+        self.operands["index"] = _checked(
+            problem.segment_index.contiguous(), torch.long, (elements,)
+        )
         interval = math.isqrt(settings.steps - 1) + 1 if settings.recompute else 0
         self.problem = _Problem(
             threads=torch.get_num_threads(),
@@ -233,7 +235,7 @@ class _Call:
 def _checked(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """The tensor, if the C code can read it as a matrix of that dtype and shape."""
     fits = tensor.dtype == dtype and tensor.shape == shape and tensor.is_contiguous()
-    in_memory = tensor.device.type == "cpu" and (tensor.data_ptr() != 0 or not tensor.numel())
+    in_memory = tensor.is_cpu and (tensor.data_ptr() != 0 or not tensor.numel())
     if not (fits and in_memory):
         raise ValueError(
             f"a solve in C needs a contiguous CPU tensor {dtype} of shape {list(shape)}, got "

@@ -20,7 +20,7 @@ PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&definition); }
 #include <omp.h>
 #endif
 
-#define VERSION 5 /* raised with any change here or in __init__.py that the other must know of */
+#define VERSION 6 /* raised with any change here or in __init__.py that the other must know of */
 #define EPS 1e-5  /* nn.LayerNorm's default */
 #define GROUP 64  /* rows summed at a time */
 #define OUTPUTS 32 /* width of the last layer */
@@ -88,7 +88,7 @@ typedef struct {
     int64_t interval;    /* 0: forward saves these steps; else backward computes so many at a time again */
     double gtol, clip;   /* clip 0: none */
     double lr, momentum, decay;
-    const int64_t *ptr; /* [S + 1]: elements ptr[s] to ptr[s + 1] are those of segment s */
+    const int64_t *index; /* [N]: segment of each element, rising */
     void *gemm;
     int (*blas_threads)(int); /* sets BLAS's threads for the calling thread, returns those before; or NULL */
     const void *fixed, *scale, *start, *a_y, *b, *w3, *gamma1, *beta1, *gamma2, *beta2;
@@ -111,7 +111,7 @@ typedef struct {
     double *scalars; /* lr, momentum, decay, zero at first */
 } Gradient;
 
-enum { DONE, NO_MEMORY, BAD_SIZES, BAD_SEGMENTS };
+enum { DONE, NO_MEMORY, BAD_SIZES, BAD_INDEX };
 
 /* Consecutive segments that one thread takes through the solve together. */
 typedef struct {
@@ -122,6 +122,7 @@ typedef struct {
     int64_t tiles, most_segments, most_elements;
     int64_t stack;   /* steps whose parts of the gradient of a_y are added up together */
     int64_t *bounds; /* [tiles + 1]: first segment of each */
+    int64_t *ptr;    /* [S + 1]: elements ptr[s] to ptr[s + 1] are those of segment s */
 } Tiling;
 
 static int few_elements(const Problem *p) { return p->blas_threads != NULL && p->elements <= 512; }
@@ -132,19 +133,18 @@ static int64_t intervals(const Problem *p)
     return p->interval ? (p->steps + p->interval - 1) / p->interval : 0;
 }
 
-static Tile tile_at(const Problem *p, const Tiling *tiling, int64_t k)
+static Tile tile_at(const Tiling *tiling, int64_t k)
 {
-    const int64_t first = tiling->bounds[k], end = tiling->bounds[k + 1];
-    const Tile tile = {first, end - first, p->ptr[first], p->ptr[end] - p->ptr[first]};
+    const int64_t *ptr = tiling->ptr, first = tiling->bounds[k], end = tiling->bounds[k + 1];
+    const Tile tile = {first, end - first, ptr[first], ptr[end] - ptr[first]};
     return tile;
 }
 
 /* The segment of each element of a tile, counted from the tile's first. */
 static void fill_index(const Problem *p, Tile tile, int64_t *index)
 {
-    for (int64_t s = 0; s < tile.segments; s++)
-        for (int64_t i = p->ptr[tile.first_segment + s]; i < p->ptr[tile.first_segment + s + 1]; i++)
-            index[i - tile.first_element] = s;
+    for (int64_t i = 0; i < tile.elements; i++)
+        index[i] = p->index[tile.first_element + i] - tile.first_segment;
 }
 
 static void *allocate(size_t bytes)
@@ -165,19 +165,39 @@ static int64_t take_next(int64_t *next) { return __atomic_fetch_add(next, 1, __A
 
 static int in_range(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
 
-/* Checks the sizes, and that ptr rises from 0 to the number of elements. */
-static int check(const Problem *p)
+static int sizes_fit(const Problem *p)
 {
     const int64_t few = 1 << 20, many = (int64_t)1 << 40; /* BLAS counts in int */
-    if (!(in_range(p->threads, 1, few) && in_range(p->channels, 1, few) &&
-          in_range(p->hidden, 1, few) && in_range(p->steps, 1, few) &&
-          in_range(p->segments, 0, many) && in_range(p->elements, 0, many) &&
-          in_range(p->saved_steps, 0, p->steps) && in_range(p->interval, 0, p->steps)))
-        return BAD_SIZES;
-    if (p->ptr[0] != 0 || p->ptr[p->segments] != p->elements) return BAD_SEGMENTS;
-    for (int64_t s = 0; s < p->segments; s++)
-        if (p->ptr[s + 1] < p->ptr[s]) return BAD_SEGMENTS;
+    return in_range(p->threads, 1, few) && in_range(p->channels, 1, few) &&
+           in_range(p->hidden, 1, few) && in_range(p->steps, 1, few) &&
+           in_range(p->segments, 0, many) && in_range(p->elements, 0, many) &&
+           in_range(p->saved_steps, 0, p->steps) && in_range(p->interval, 0, p->steps);
+}
+
+int is_sorted(int64_t n, const int64_t *index)
+{
+    int64_t falls = 0;
+    for (int64_t i = 1; i < n; i++) falls += index[i] < index[i - 1];
+    return falls == 0;
+}
+
+/* Fills ptr, if index rises and stays below the number of segments. */
+static int fill_ptr(const Problem *p, int64_t *ptr)
+{
+    int64_t s = 0;
+    ptr[0] = 0;
+    for (int64_t i = 0; i < p->elements; i++) {
+        if (!in_range(p->index[i], s, p->segments - 1)) return BAD_INDEX;
+        while (s < p->index[i]) ptr[++s] = i;
+    }
+    while (s < p->segments) ptr[++s] = p->elements;
     return DONE;
+}
+
+static void free_tiling(Tiling *tiling)
+{
+    free(tiling->bounds);
+    free(tiling->ptr);
 }
 
 /* Divides the segments into tiles of a cacheful of elements, small enough for several threads. */
@@ -185,17 +205,19 @@ static int make_tiling(const Problem *p, Tiling *tiling)
 {
     const int64_t share = p->elements / 32;
     const int64_t limit = share < 64 ? 64 : share > 512 ? 512 : share;
-    const int status = check(p);
     memset(tiling, 0, sizeof *tiling);
+    if (!sizes_fit(p)) return BAD_SIZES;
+    int64_t *bounds = tiling->bounds = malloc((p->segments + 1) * sizeof(int64_t));
+    int64_t *ptr = tiling->ptr = malloc((p->segments + 1) * sizeof(int64_t));
+    if (bounds == NULL || ptr == NULL) return NO_MEMORY;
+    const int status = fill_ptr(p, ptr);
     if (status != DONE) return status;
-    tiling->bounds = malloc((p->segments + 1) * sizeof(int64_t));
-    if (tiling->bounds == NULL) return NO_MEMORY;
-    tiling->bounds[0] = 0;
+    bounds[0] = 0;
     for (int64_t first = 0, end; first < p->segments; first = end) {
         for (end = first + 1; end < p->segments; end++)
-            if (p->ptr[end + 1] - p->ptr[first] > limit || end - first == limit) break;
-        const int64_t segments = end - first, elements = p->ptr[end] - p->ptr[first];
-        tiling->bounds[++tiling->tiles] = end;
+            if (ptr[end + 1] - ptr[first] > limit || end - first == limit) break;
+        const int64_t segments = end - first, elements = ptr[end] - ptr[first];
+        bounds[++tiling->tiles] = end;
         if (segments > tiling->most_segments) tiling->most_segments = segments;
         if (elements > tiling->most_elements) tiling->most_elements = elements;
     }

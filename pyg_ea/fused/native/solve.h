@@ -2,7 +2,7 @@
  *
  * Segments are independent, so a thread takes a few of them, a tile, through all steps before it goes
  * on to the next tile: a step needs no barrier, and what it works on stays in the thread's cache. Tiles
- * depend on ptr alone. Gradients of the weights are summed over the tiles of a part, then over parts, in
+ * depend on index alone. Gradients of the weights are summed over the tiles of a part, then over parts, in
  * an order that depends on the number of threads alone.
  *
  * Included once for each REAL, after elements.h.
@@ -326,7 +326,7 @@ static int64_t NAME(offsets)(const Problem *p, const Tiling *tiling, int64_t *of
     int64_t used = 0;
     for (int64_t k = 0; k < tiling->tiles; k++) {
         if (offsets != NULL) offsets[k] = used;
-        NAME(take_saved)(p, tile_at(p, tiling, k), NULL, &used);
+        NAME(take_saved)(p, tile_at(tiling, k), NULL, &used);
     }
     return used;
 }
@@ -335,7 +335,7 @@ int64_t NAME(saved_size)(const Problem *p)
 {
     Tiling tiling;
     const int64_t size = make_tiling(p, &tiling) == DONE ? NAME(offsets)(p, &tiling, NULL) : 0;
-    free(tiling.bounds);
+    free_tiling(&tiling);
     return size;
 }
 
@@ -410,7 +410,7 @@ static int NAME(prepare)(NAME(Job) *job, int backward)
 
 static int NAME(finish)(NAME(Job) *job, int status)
 {
-    free(job->tiling.bounds);
+    free_tiling(&job->tiling);
     free(job->memory);
     free(job->offsets);
     free(job->sums);
@@ -423,7 +423,7 @@ static void NAME(forward_thread)(NAME(Job) *job, int64_t thread)
     NAME(Workspace) w;
     NAME(layout)(&w, job->memory + thread * job->own, job->p, &job->tiling, 0);
     for (int64_t k; (k = take_next(&job->next)) < job->tiling.tiles;)
-        NAME(forward_whole_tile)(job->p, &job->net, job->r, &w, tile_at(job->p, &job->tiling, k),
+        NAME(forward_whole_tile)(job->p, &job->net, job->r, &w, tile_at(&job->tiling, k),
                                  job->saved ? job->saved + job->offsets[k] : NULL);
 }
 
@@ -440,7 +440,7 @@ static void NAME(backward_whole_tile)(NAME(Job) *job, NAME(Workspace) *w, int64_
                                       NAME(NetworkGradient) d_net, double *scalars)
 {
     const Problem *p = job->p;
-    const Tile tile = tile_at(p, &job->tiling, k);
+    const Tile tile = tile_at(&job->tiling, k);
     const int64_t n = tile.segments * p->channels, at = tile.first_segment * p->channels;
     const int64_t all = 3 * p->hidden + OUTPUTS;
     REAL *d_fixed = (REAL *)job->gradient->fixed + tile.first_element * all;
