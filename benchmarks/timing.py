@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from statistics import median
 from time import perf_counter, process_time
 
 import torch
@@ -16,6 +17,7 @@ from benchmarks.workloads import Workload
 from pyg_ea import ImplicitGradientWarning
 
 Times = dict[str, float]  # quantity -> seconds
+TURN = 0.1  # seconds: one call of a millisecond is mostly noise
 Clock = Callable[[], float]
 
 # On a machine shared with others the processor time of this process, on one thread, is the truer
@@ -63,9 +65,9 @@ class LayerTimer:
 
     def __call__(self) -> Times:
         """``forward`` and ``step`` (forward and backward) in training, and ``eval``."""
-        times = self._training_step(self.x, self.index, self.segments)
+        times = _median_of_calls(self._training_step, self.x, self.index, self.segments)
         gc.collect()
-        return times | self._evaluation(self.x, self.index, self.segments)
+        return times | _median_of_calls(self._evaluation, self.x, self.index, self.segments)
 
     def _training_step(self, x: Tensor, index: Tensor, segments: int) -> Times:
         self.layer.train()
@@ -82,6 +84,15 @@ class LayerTimer:
         with torch.no_grad():
             self.contestant.forward(self.layer, x, index, segments)
         return {"eval": self.clock() - started}
+
+
+def _median_of_calls(function: Callable[..., Times], *args: object) -> Times:
+    """Each quantity's median over the calls that fit into ``TURN`` seconds, at least one."""
+    calls: list[Times] = []
+    ends = perf_counter() + TURN
+    while not calls or perf_counter() < ends:
+        calls.append(function(*args))
+    return {quantity: median(call[quantity] for call in calls) for quantity in calls[0]}
 
 
 def backward(y: Tensor) -> None:
