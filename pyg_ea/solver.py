@@ -51,8 +51,9 @@ class Solution(NamedTuple):
 
         A start on flat ground does the same, so this only says where to look at the energy.
         """
-        grown = (self.gradient_max > GROWTH * self.first_gradient_max) & ~self.converged
-        return grown | ~self.gradient_max.isfinite() | self.diverged
+        growth = torch.sub(self.gradient_max, self.first_gradient_max, alpha=GROWTH)
+        calm = (growth <= 0) | self.converged  # neither where a gradient is NaN or infinite
+        return self.diverged | ~calm
 
     @classmethod
     def at_rest(cls, y: Tensor) -> Solution:

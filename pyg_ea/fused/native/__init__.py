@@ -128,9 +128,9 @@ class NativeSolve:
         call = _Call(problem, settings)
         segments, channels = problem.start.shape
         y, momentum = (problem.start.new_empty(segments, channels) for _ in range(2))
-        stats = problem.start.new_zeros(4, segments)
-        steps = torch.zeros(segments, dtype=torch.long)
-        flags = torch.zeros(2, segments, dtype=torch.bool)
+        stats = problem.start.new_empty(4, segments)
+        steps = torch.empty(segments, dtype=torch.long)
+        flags = torch.empty(2, segments, dtype=torch.bool)
         occupied = torch.ones(segments, dtype=torch.bool)
         solution = Solution._make([y, momentum, *stats, steps, *flags, occupied])
         saved = None
@@ -157,8 +157,8 @@ class NativeSolve:
         start = problem.start.new_empty(shapes[0])
         fixed = problem.fixed.new_empty(problem.fixed.shape)
         sizes = [weight.shape for weight in problem.weights]
-        weights = problem.start.new_zeros(sum(size.numel() for size in sizes))
-        scalars = torch.zeros(3, dtype=torch.float64)
+        weights = problem.start.new_empty(sum(size.numel() for size in sizes))
+        scalars = torch.empty(3, dtype=torch.float64)
         results = _Gradient(*map(_address, (start, fixed, weights, scalars)))
         call("solve_backward", _Cotangent(*map(_address, given)), results, saved[0])
         parts = weights.split([size.numel() for size in sizes])

@@ -96,8 +96,8 @@ typedef struct {
 
 typedef struct {
     void *y, *velocity;                        /* [S, D] */
-    void *mean_square, *path, *first_max, *max; /* [S], path and first_max zero at first */
-    int64_t *steps;                            /* [S], zero at first */
+    void *mean_square, *path, *first_max, *max; /* [S] */
+    int64_t *steps;                            /* [S] */
     unsigned char *converged, *diverged;       /* [S] */
 } Result;
 
@@ -107,8 +107,8 @@ typedef struct {
 
 typedef struct {
     void *start, *fixed;
-    void *weights;   /* a_y, b, w3, gamma1, beta1, gamma2, beta2 one after the other, zero at first */
-    double *scalars; /* lr, momentum, decay, zero at first */
+    void *weights;   /* a_y, b, w3, gamma1, beta1, gamma2, beta2 one after the other */
+    double *scalars; /* lr, momentum, decay */
 } Gradient;
 
 enum { DONE, NO_MEMORY, BAD_SIZES, BAD_INDEX };

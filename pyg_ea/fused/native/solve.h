@@ -349,6 +349,8 @@ static void NAME(forward_whole_tile)(const Problem *p, const NAME(Network) *net,
     fill_index(p, tile, w->index);
     memcpy(w->y, (const REAL *)p->start + at, n * sizeof(REAL));
     memset(w->velocity, 0, n * sizeof(REAL));
+    for (int64_t s = tile.first_segment; s < tile.first_segment + tile.segments; s++)
+        ((REAL *)r->path)[s] = ((REAL *)r->first_max)[s] = r->steps[s] = 0;
     if (saved != NULL && p->interval > 0) {
         const NAME(Steps) states = NAME(take_saved)(p, tile, saved, &used);
         for (int64_t t = 0, k = 0; t < p->steps; t += p->interval, k++) {
@@ -492,6 +494,8 @@ int NAME(solve_backward)(const Problem *p, const Cotangent *c, const Gradient *g
     const int status = NAME(prepare)(&job, 1);
     if (status == DONE) {
         RUN(NAME(backward_thread), job);
+        memset(gradient->weights, 0, job.weights * sizeof(REAL));
+        memset(gradient->scalars, 0, 3 * sizeof(double));
         for (int64_t part = 0; part < job.parts; part++)
             NAME(add_rows)(1, job.weights, job.sums + part * job.weights, job.weights, NULL,
                            gradient->weights, job.weights);
