@@ -107,7 +107,7 @@ def solve(
     if bound.elements is not None:
         backend = TorchSolve(bound.elements)
     elif _chosen.get() != "torch" and native.is_supported(problem):
-        backend, problem = NativeSolve(), NativeSolve.sort(problem)
+        backend = NativeSolve()
     else:
         backend = TorchSolve()
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in problem):

@@ -22,14 +22,14 @@ from pyg_ea.potentials.resnet import OUTPUTS
 from pyg_ea.solver import Solution
 from pyg_ea.tensors import is_concrete
 
-VERSION = 6  # of the functions' signatures, the same as in kernels.c
+VERSION = 7  # of the functions' signatures, the same as in kernels.c
 SWITCH = "PYG_EA_NATIVE"
 """Environment variable: 0 leaves the library unused."""
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 STATUS = {
     1: (MemoryError, "no memory left for the scratch space of a solve"),
     2: (ValueError, "sizes of a solve are out of range"),
-    3: (ValueError, "the index of a solve does not rise within its number of segments"),
+    3: (ValueError, "the index of a solve lies outside its number of segments"),
 }
 Int, Real, Pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -108,18 +108,7 @@ def is_supported(problem: Problem) -> bool:
 
 
 class NativeSolve:
-    """Backend of the fused solve in C, for problems in the order of :meth:`sort`."""
-
-    @staticmethod
-    def sort(problem: Problem) -> Problem:
-        """The problem with its elements in the order of their segments; differentiable."""
-        assert LIBRARY is not None
-        index = _checked(problem.segment_index.contiguous(), torch.long, (len(problem.fixed),))
-        if LIBRARY.is_sorted(Int(len(index)), Pointer(index.data_ptr())):
-            return problem
-        order = index.argsort(stable=True)
-        fixed = problem.fixed.index_select(0, order)
-        return problem._replace(fixed=fixed, segment_index=index.index_select(0, order))
+    """Backend of the fused solve in C."""
 
     def forward(
         self, problem: Problem, settings: Settings, save: bool

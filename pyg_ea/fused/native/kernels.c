@@ -20,7 +20,7 @@ PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&definition); }
 #include <omp.h>
 #endif
 
-#define VERSION 6 /* raised with any change here or in __init__.py that the other must know of */
+#define VERSION 7 /* raised with any change here or in __init__.py that the other must know of */
 #define EPS 1e-5  /* nn.LayerNorm's default */
 #define GROUP 64  /* rows summed at a time */
 #define OUTPUTS 32 /* width of the last layer */
@@ -88,7 +88,7 @@ typedef struct {
     int64_t interval;    /* 0: forward saves these steps; else backward computes so many at a time again */
     double gtol, clip;   /* clip 0: none */
     double lr, momentum, decay;
-    const int64_t *index; /* [N]: segment of each element, rising */
+    const int64_t *index; /* [N]: segment of each element */
     void *gemm;
     int (*blas_threads)(int); /* sets BLAS's threads for the calling thread, returns those before; or NULL */
     const void *fixed, *scale, *start, *a_y, *b, *w3, *gamma1, *beta1, *gamma2, *beta2;
@@ -115,14 +115,16 @@ enum { DONE, NO_MEMORY, BAD_SIZES, BAD_INDEX };
 
 /* Consecutive segments that one thread takes through the solve together. */
 typedef struct {
-    int64_t first_segment, segments, first_element, elements;
+    int64_t first_segment, segments, elements;
+    const int64_t *order; /* its elements, those of a segment after the other */
 } Tile;
 
 typedef struct {
     int64_t tiles, most_segments, most_elements;
     int64_t stack;   /* steps whose parts of the gradient of a_y are added up together */
     int64_t *bounds; /* [tiles + 1]: first segment of each */
-    int64_t *ptr;    /* [S + 1]: elements ptr[s] to ptr[s + 1] are those of segment s */
+    int64_t *order;  /* [N]: elements in the order of their segments */
+    int64_t *ptr;    /* [S + 1]: order[ptr[s]] to order[ptr[s + 1]] are those of segment s */
 } Tiling;
 
 static int few_elements(const Problem *p) { return p->blas_threads != NULL && p->elements <= 512; }
@@ -136,15 +138,14 @@ static int64_t intervals(const Problem *p)
 static Tile tile_at(const Tiling *tiling, int64_t k)
 {
     const int64_t *ptr = tiling->ptr, first = tiling->bounds[k], end = tiling->bounds[k + 1];
-    const Tile tile = {first, end - first, ptr[first], ptr[end] - ptr[first]};
+    const Tile tile = {first, end - first, ptr[end] - ptr[first], tiling->order + ptr[first]};
     return tile;
 }
 
 /* The segment of each element of a tile, counted from the tile's first. */
 static void fill_index(const Problem *p, Tile tile, int64_t *index)
 {
-    for (int64_t i = 0; i < tile.elements; i++)
-        index[i] = p->index[tile.first_element + i] - tile.first_segment;
+    for (int64_t i = 0; i < tile.elements; i++) index[i] = p->index[tile.order[i]] - tile.first_segment;
 }
 
 static void *allocate(size_t bytes)
@@ -174,23 +175,16 @@ static int sizes_fit(const Problem *p)
            in_range(p->saved_steps, 0, p->steps) && in_range(p->interval, 0, p->steps);
 }
 
-int is_sorted(int64_t n, const int64_t *index)
+/* Fills ptr and order, if index lies within the number of segments. */
+static int sort_elements(const Problem *p, int64_t *ptr, int64_t *order)
 {
-    int64_t falls = 0;
-    for (int64_t i = 1; i < n; i++) falls += index[i] < index[i - 1];
-    return falls == 0;
-}
-
-/* Fills ptr, if index rises and stays below the number of segments. */
-static int fill_ptr(const Problem *p, int64_t *ptr)
-{
-    int64_t s = 0;
-    ptr[0] = 0;
+    memset(ptr, 0, (p->segments + 2) * sizeof(int64_t));
     for (int64_t i = 0; i < p->elements; i++) {
-        if (!in_range(p->index[i], s, p->segments - 1)) return BAD_INDEX;
-        while (s < p->index[i]) ptr[++s] = i;
+        if (!in_range(p->index[i], 0, p->segments - 1)) return BAD_INDEX;
+        ptr[p->index[i] + 2]++;
     }
-    while (s < p->segments) ptr[++s] = p->elements;
+    for (int64_t s = 0; s < p->segments; s++) ptr[s + 2] += ptr[s + 1];
+    for (int64_t i = 0; i < p->elements; i++) order[ptr[p->index[i] + 1]++] = i;
     return DONE;
 }
 
@@ -198,6 +192,7 @@ static void free_tiling(Tiling *tiling)
 {
     free(tiling->bounds);
     free(tiling->ptr);
+    free(tiling->order);
 }
 
 /* Divides the segments into tiles of a cacheful of elements, small enough for several threads. */
@@ -208,9 +203,10 @@ static int make_tiling(const Problem *p, Tiling *tiling)
     memset(tiling, 0, sizeof *tiling);
     if (!sizes_fit(p)) return BAD_SIZES;
     int64_t *bounds = tiling->bounds = malloc((p->segments + 1) * sizeof(int64_t));
-    int64_t *ptr = tiling->ptr = malloc((p->segments + 1) * sizeof(int64_t));
-    if (bounds == NULL || ptr == NULL) return NO_MEMORY;
-    const int status = fill_ptr(p, ptr);
+    int64_t *ptr = tiling->ptr = malloc((p->segments + 2) * sizeof(int64_t));
+    int64_t *order = tiling->order = malloc((p->elements + 1) * sizeof(int64_t));
+    if (bounds == NULL || ptr == NULL || order == NULL) return NO_MEMORY;
+    const int status = sort_elements(p, ptr, order);
     if (status != DONE) return status;
     bounds[0] = 0;
     for (int64_t first = 0, end; first < p->segments; first = end) {

@@ -175,7 +175,7 @@ static void NAME(forward_tile)(const Problem *p, const NAME(Network) *net, NAME(
     REAL *y = w->y, *velocity = w->velocity;
     const int64_t n = tile.elements, s = tile.segments, d = p->channels, hidden = p->hidden;
     const int64_t wide = 2 * hidden, all = wide + hidden + OUTPUTS;
-    const REAL *a_y = p->a_y, *fixed = (const REAL *)p->fixed + tile.first_element * all;
+    const REAL *a_y = p->a_y, *fixed = p->fixed;
     for (int64_t t = begin; t < end; t++) {
         const int save = saved != NULL && t >= save_from;
         const int64_t slot = t - save_from;
@@ -191,7 +191,7 @@ static void NAME(forward_tile)(const Problem *p, const NAME(Network) *net, NAME(
             const int64_t rows = n - i < BLOCK ? n - i : BLOCK;
             const NAME(Activations) here =
                 save ? NAME(activations_at)(saved->activations, slot, n, i, hidden) : w->activations;
-            NAME(block_forward)(net, rows, w->from_y, fixed + i * all, w->index + i, w->block, here,
+            NAME(block_forward)(net, rows, w->from_y, fixed, tile.order + i, w->index + i, w->block, here,
                                 w->total);
         }
         NAME(product)(net->gemm, s, d, all, w->total, 'N', all, a_y, 'N', d, 0, w->g, d);
@@ -272,7 +272,7 @@ static void NAME(backward_tile)(const Problem *p, const NAME(Network) *net, cons
 {
     const int64_t n = tile.elements, s = tile.segments, d = p->channels, hidden = p->hidden;
     const int64_t wide = 2 * hidden, all = wide + hidden + OUTPUTS;
-    const REAL *a_y = p->a_y, *fixed = (const REAL *)p->fixed + tile.first_element * all;
+    const REAL *a_y = p->a_y, *fixed = p->fixed;
     int64_t place = stack;
     for (int64_t t = end - 1; t >= begin; t--) {
         const int64_t slot = t - save_from;
@@ -286,9 +286,9 @@ static void NAME(backward_tile)(const Problem *p, const NAME(Network) *net, cons
         for (int64_t i = 0; i < n; i += BLOCK) {
             const int64_t rows = n - i < BLOCK ? n - i : BLOCK;
             NAME(block_backward)(net, rows, saved->from_y1 + slot * s * wide, w->from_y,
-                                 fixed + i * all, w->index + i,
+                                 fixed, tile.order + i, w->index + i,
                                  NAME(activations_at)(saved->activations, slot, n, i, hidden), w->block,
-                                 d_fixed + i * all, h_total, d_net);
+                                 d_fixed, h_total, d_net);
         }
         NAME(product)(net->gemm, s, d, all, h_total, 'N', all, a_y, 'N', d, 1, w->to_ahead, d);
         NAME(ahead_rows_backward)(p, s * d, velocity, w->to_ahead, w->to_y, w->to_velocity, scalars);
@@ -445,11 +445,12 @@ static void NAME(backward_whole_tile)(NAME(Job) *job, NAME(Workspace) *w, int64_
     const Tile tile = tile_at(&job->tiling, k);
     const int64_t n = tile.segments * p->channels, at = tile.first_segment * p->channels;
     const int64_t all = 3 * p->hidden + OUTPUTS;
-    REAL *d_fixed = (REAL *)job->gradient->fixed + tile.first_element * all;
+    REAL *d_fixed = job->gradient->fixed;
     int64_t used = 0;
     const NAME(Steps) saved = NAME(take_saved)(p, tile, job->saved + job->offsets[k], &used);
     fill_index(p, tile, w->index);
-    if (tile.elements > 0) memset(d_fixed, 0, tile.elements * all * sizeof(REAL));
+    for (int64_t i = 0; i < tile.elements; i++)
+        memset(d_fixed + tile.order[i] * all, 0, all * sizeof(REAL));
     memcpy(w->to_y, (const REAL *)job->c->y + at, n * sizeof(REAL));
     memcpy(w->to_velocity, (const REAL *)job->c->velocity + at, n * sizeof(REAL));
     if (p->interval == 0) {
