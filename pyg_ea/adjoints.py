@@ -119,7 +119,7 @@ class Implicit:
 
     Right only where the solver converged and the energy is convex at its end. Where it is not, the
     segment's solve stops at the first direction without positive curvature; this and a y above
-    tolerance are warned of, and described segment by segment in :attr:`report`.
+    tolerance are warned of, and described segment by segment in ``report``.
 
     Step size and momentum get no gradient from y, on which they have no influence at the minimum.
     The solution's mean squares come from two further unrolled steps, so the auxiliary loss still

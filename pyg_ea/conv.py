@@ -53,7 +53,7 @@ class EAConv(MessagePassing):
 
     - ``"gin"``: :class:`GINForm`, :math:`\mathrm{MLP}((1 + \epsilon) x_i + \mathrm{EA}_j(m_{ij}))`;
     - ``"gcn"``: :class:`GCNForm`, messages weighted by degree, and a root term;
-    - any module with the methods of :class:`Form`.
+    - any module with the methods of :class:`.Form`.
 
     EA is from arXiv 2202.12795; the forms follow OGB's networks for molecules, arXiv 2005.00687.
     Run time is that of :class:`EAAggregation` with one element for each edge.

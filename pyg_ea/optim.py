@@ -32,7 +32,7 @@ def parameter_groups(model: nn.Module, ea_lr: float | None = None) -> list[dict[
             optimiser.
 
     Returns:
-        Up to three groups, in this order; empty ones are left out:
+        Up to three groups in this order. Empty ones are left out.
 
         1. the parameters outside of EA;
         2. those of potentials and priors, at ``ea_lr``;

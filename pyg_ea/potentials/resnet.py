@@ -33,9 +33,9 @@ class ResNetPotential(Potential):
     start as a normal of standard deviation :math:`1/\sqrt{\text{fan-in}}` truncated at two of them,
     biases at zero.
 
-    :meth:`bind` gives the closed-form gradient (:class:`BoundResNet`), so no autograd runs inside
-    the solver's loop. With the default prior and solver the whole solve runs in the fused layer
-    (:mod:`pyg_ea.fused`).
+    :meth:`Potential.bind` gives the closed-form gradient, so no autograd runs inside the solver's
+    loop. With the default prior and solver the whole solve runs in the fused layer,
+    ``pyg_ea.fused``.
 
     Args:
         in_channels: size :math:`D_x` of an element.

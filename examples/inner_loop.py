@@ -1,0 +1,6 @@
+"""
+Inside the inner loop
+=====================
+"""
+
+print("hi")
