@@ -1,45 +1,45 @@
-"""Every published table is what the committed records give."""
+"""Every table and picture of the documentation is what the committed records give."""
 
 import json
-import shutil
+import re
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ogb")
 
-from benchmarks import loader, ogb_loop, scale
-from benchmarks.records import read
-from benchmarks.report import report
-from experiments.median.report import report as report_median
-from experiments.molpcba.summary import summarise
+from docs.records import figures, full_tables, pages, svg
 from experiments.studies.molpcba import SHARED, Study
 from experiments.studies.records import Records
-from experiments.studies.report import report as report_study
 
 ROOT = Path(__file__).parent.parent
-BENCHMARKS = sorted(p for p in ROOT.glob("results/benchmarks/*") if p.is_dir())
 ABLATIONS = sorted(p for p in ROOT.glob("results/ablations/*") if p.is_dir())
-TRAINER = sorted(p for p in ROOT.glob("results/trainer/*") if p.is_dir())
-MEDIANS = sorted(p for p in ROOT.glob("results/median*") if p.is_dir())
-STUDIES = sorted(p for p in ROOT.glob("results/molpcba/*") if p.is_dir())
+TABLES, PAGES, FIGURES = full_tables(), pages(), figures()
+REMAKE = "make it again with python -m docs.records"
 
 
-@pytest.mark.parametrize("study", STUDIES, ids=lambda p: p.name)
-def test_the_table_of_a_study_is_made_of_its_records(study, tmp_path):
-    runs = sorted(p.parent for p in study.glob("*/results.json"))
-    summarise(runs, tmp_path)
-    table = (tmp_path / "summary.md").read_text().strip()
-    assert table == (study / "summary.md").read_text().strip()
-    assert table in (ROOT / "docs" / "results.md").read_text()
+@pytest.mark.parametrize("path", TABLES, ids=lambda p: f"{p.parent.parent.name}-{p.parent.name}")
+def test_a_full_table_is_made_of_its_records_and_shown(path):
+    assert path.read_text() == TABLES[path](), REMAKE
+    assert f" ../{path.relative_to(ROOT)}\n" in (ROOT / "docs" / "records.md").read_text()
 
 
-@pytest.mark.parametrize("study", ABLATIONS, ids=lambda p: p.name)
-def test_the_table_of_a_grid_of_runs_is_made_of_its_records(study, tmp_path):
-    copy = shutil.copytree(study, tmp_path / study.name)
-    table = report_study(copy).strip()
-    assert table == (study / "table.md").read_text().strip()
-    assert table in (ROOT / "docs" / "results.md").read_text()
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+def test_a_table_of_a_page_is_made_of_the_records(path):
+    assert path.read_text() == PAGES[path](), REMAKE
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda p: p.stem)
+def test_a_picture_is_made_of_the_records(path):
+    made, kept = svg(FIGURES[path]), path.read_text()
+    drawn_by = [re.search(r"Matplotlib v[\w.]+", text) for text in (made, kept)]
+    if drawn_by[0][0] != drawn_by[1][0]:
+        pytest.skip(f"drawn by {drawn_by[1][0]}, here is {drawn_by[0][0]}")
+    assert made == kept, REMAKE
+
+
+def test_the_readme_has_the_short_table():
+    assert (ROOT / "docs/made/readouts-short.md").read_text() in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("study", ABLATIONS, ids=lambda p: p.name)
@@ -52,27 +52,6 @@ def test_runs_have_the_settings_of_their_rows(study):
         assert own.items() <= config.items(), run.row
 
 
-@pytest.mark.parametrize("published", MEDIANS, ids=lambda p: p.name)
-def test_the_table_of_the_median_is_made_of_its_records(published, tmp_path):
-    copy = shutil.copytree(published, tmp_path / "median")
-    assert report_median(copy) in (ROOT / "docs" / "results.md").read_text()
-
-
-@pytest.mark.parametrize("record", BENCHMARKS, ids=lambda p: p.name)
-def test_the_tables_of_a_benchmark_are_made_of_its_records(record):
-    assert report(read(record)) in (ROOT / "docs" / "benchmarks.md").read_text()
-
-
-@pytest.mark.parametrize("record", TRAINER, ids=lambda p: p.name)
-def test_the_tables_of_the_trainers_benchmarks_are_made_of_their_records(record):
-    modules = {"loader": loader, "ogb-loop": ogb_loop, "scale": scale}
-    table = modules[record.name.partition("-on-")[0]].report(record)
-    assert table in (ROOT / "docs" / "benchmarks.md").read_text()
-
-
 def test_there_are_records():
-    assert ABLATIONS
-    assert MEDIANS
-    assert STUDIES
-    assert BENCHMARKS
-    assert TRAINER
+    kinds = {path.relative_to(ROOT / "results").parts[0].partition("-")[0] for path in TABLES}
+    assert kinds == {"ablations", "molpcba", "median", "benchmarks", "trainer"}
