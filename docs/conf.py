@@ -18,7 +18,6 @@ os.environ["COLUMNS"] = "80"
 os.environ["PYTHONWARNINGS"] = "ignore"
 
 project = "pyg_ea"
-author = "the authors of pyg_ea"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
@@ -32,8 +31,10 @@ suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold functions
 html_theme = "furo"
 html_title = "pyg_ea"
 html_static_path = ["style.css"]
+html_favicon = "icon.svg"
 html_css_files = ["style.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 html_math_renderer = "mathml"
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -56,6 +57,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "tutorials",
     "filename_pattern": "/",
     "abort_on_example_error": True,
+    "capture_repr": (),
     "copyfile_regex": "",
     "download_all_examples": False,
     "min_reported_time": 1e9,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -340,23 +340,23 @@ def _kind(row: str) -> str:
 
 
 def _panels() -> Figure:
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, data in zip(figure.subplots(1, 3), DATA, strict=True):
-        _draw_cost(axes, data)
+        _draw_cost(axes, data, SHORT)
     return figure
 
 
 def _one_panel(data: str) -> Figure:
     figure = Figure(figsize=(5.2, 5.4), layout="constrained")
-    _draw_cost(figure.subplots(), data)
+    _draw_cost(figure.subplots(), data, READOUTS)
     return figure
 
 
-def _draw_cost(axes: Axes, data: str) -> None:
+def _draw_cost(axes: Axes, data: str, rows: Iterable[str]) -> None:
     """Test score over time of a training step, a point for each readout."""
     runs, cost = _runs("readout", data), readouts.summary(COST)["ratio"]
     points = {}
-    for row in runs["row"].unique():
+    for row in (row for row in rows if row in set(runs["row"])):
         scores, color = runs.loc[runs["row"] == row, "test"], KINDS[_kind(row)]
         points[row] = float(cost[row]), float(scores.mean())
         axes.errorbar(*points[row], yerr=scores.std(), color=color, fmt="o", elinewidth=0.6, ms=5)
@@ -387,7 +387,7 @@ def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
                 (dx, dy),
                 textcoords="offset points",
                 ha="left" if dx > 0 else "right",
-                fontsize=6.5,
+                fontsize=7.5,
                 color="0.25",
             )
             box = text.get_window_extent()

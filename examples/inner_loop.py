@@ -130,8 +130,8 @@ torch.manual_seed(3)
 layer = EAAggregation(2, 2, hidden_channels=16, steps=15)
 print(layer.diagnose(x))
 figure, panels = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
-draw(panels[0], layer, 15, "15 steps, the layer's default")
-draw(panels[1], layer, 200, "200 steps, converged")
+draw(panels[0], layer, 5, "5 steps, the default of EAGlobalPool")
+draw(panels[1], layer, 60, "60 steps")
 
 # %%
 # If a layer diverges, lower the step size (``solver=NesterovSolver(lr=0.03)``) or bound y

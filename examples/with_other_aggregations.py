@@ -2,8 +2,8 @@ r"""
 EA beside other aggregations, heterogeneous graphs, export
 ==========================================================
 
-``EAAggregation`` is a PyG aggregation. It goes wherever PyG takes one: into the ``aggr`` argument of
-a layer, beside others, through ``to_hetero``, and through ``torch.export``.
+``EAAggregation`` is a PyG aggregation. It goes wherever PyG takes one: into the ``aggr`` argument
+of a layer, beside others, through ``to_hetero``, and through ``torch.export``.
 """
 
 import io
@@ -54,9 +54,9 @@ axes.legend()
 # In a layer of PyG
 # -----------------
 #
-# In a layer the elements are the messages, so both sizes of ``EAAggregation`` are that of a message.
-# Every edge is an element here, which costs much more than a readout. As a neighbour aggregator EA
-# did not improve any score that we measured.
+# In a layer the elements are the messages, so both sizes of ``EAAggregation`` are that of a
+# message. Every edge is an element here, which costs much more than a readout. As a neighbour
+# aggregator EA did not improve any score that we measured.
 
 edge_index = torch.randint(0, 2000, (2, 6000))
 conv = SAGEConv(16, 32, aggr=EAAggregation(16, 16, steps=3))
