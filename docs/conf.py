@@ -41,8 +41,10 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
-python_maximum_signature_line_length = 70
 napoleon_custom_sections = ["Shapes", ("Warns", "returns_style")]
 nitpicky = True
 # annotations of other libraries, and names that the API page documents one level higher

@@ -16,6 +16,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from benchmarks import loader, ogb_loop, readouts, scale
@@ -108,20 +109,20 @@ READOUTS = {
     "max": "max",
     "attention": "attention",
     "set2set": "Set2Set",
-    "set-transformer": "Set Transformer (PMA)",
+    "set-transformer": "Set Transformer",
     "pna": "PNA",
-    "pyg-ea": "PyG's EquilibriumAggregation",
-    "mean-head": "mean, hidden layer",
-    "mean-wide-head": "mean, wide hidden layer",
-    "mean+sum+max": "mean + sum + max",
-    "mean+sum+max-head": "mean + sum + max, hidden layer",
-    "mean+sum+max-wide-head": "mean + sum + max, wide hidden layer",
-    "ea": "EA, vector of 64",
-    "ea-head": "EA, vector of 64, hidden layer",
-    "wide-ea": "EA, vector of 384",
-    "ea+mean+sum+max": "EA 64 + mean + sum + max",
-    "ea+mean+sum+max-head": "EA 64 + mean + sum + max, hidden layer",
-    "wide-ea+mean+sum+max": "EA 384 + mean + sum + max",
+    "pyg-ea": "PyG's EA 64",
+    "mean-head": "mean, hidden",
+    "mean-wide-head": "mean, wide hidden",
+    "mean+sum+max": "mean+sum+max",
+    "mean+sum+max-head": "mean+sum+max, hidden",
+    "mean+sum+max-wide-head": "mean+sum+max, wide hidden",
+    "ea": "EA 64",
+    "ea-head": "EA 64, hidden",
+    "wide-ea": "EA 384",
+    "ea+mean+sum+max": "EA 64+mean+sum+max",
+    "ea+mean+sum+max-head": "EA 64+mean+sum+max, hidden",
+    "wide-ea+mean+sum+max": "EA 384+mean+sum+max",
 }
 SHORT = {
     row: READOUTS[row]
@@ -343,12 +344,19 @@ def _panels() -> Figure:
     figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, data in zip(figure.subplots(1, 3), DATA, strict=True):
         _draw_cost(axes, data, SHORT)
+    _add_legend(figure)
     return figure
+
+
+def _add_legend(figure: Figure) -> None:
+    handles = [Line2D([], [], color=c, marker="o", linestyle="") for c in KINDS.values()]
+    figure.legend(handles, list(KINDS), loc="outside lower center", ncols=4, fontsize=8)
 
 
 def _one_panel(data: str) -> Figure:
     figure = Figure(figsize=(5.2, 5.4), layout="constrained")
     _draw_cost(figure.subplots(), data, READOUTS)
+    _add_legend(figure)
     return figure
 
 
@@ -358,16 +366,13 @@ def _draw_cost(axes: Axes, data: str, rows: Iterable[str]) -> None:
     points = {}
     for row in (row for row in rows if row in set(runs["row"])):
         scores, color = runs.loc[runs["row"] == row, "test"], KINDS[_kind(row)]
-        points[row] = float(cost[row]), float(scores.mean())
-        axes.errorbar(*points[row], yerr=scores.std(), color=color, fmt="o", elinewidth=0.6, ms=5)
+        point = points[READOUTS[row]] = float(cost[row]), float(scores.mean())
+        axes.errorbar(*point, yerr=scores.std(), color=color, fmt="o", elinewidth=0.6, ms=5)
     axes.set(xscale="log", xlim=(0.9, 9), title=DATA[data])
     axes.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
     axes.minorticks_off()
     axes.set(xlabel="time of a training step, mean readout = 1")
     axes.set_ylabel(f"test {TITLES[runs['metric'].iloc[0]]}, standard deviation over seeds")
-    for kind, color in KINDS.items():
-        axes.plot([], [], "o", color=color, label=kind)
-    axes.legend(loc="upper right", fontsize=7)
     _label(axes, points)
 
 
