@@ -170,59 +170,59 @@ def paper_table() -> str:
     times = [_model_ratio(models, "unrolled", steps).median for steps in (2, 5, 10)]
     study = "python -m experiments.studies"
     return table(
-        ["what", "command", "the paper", "here"],
+        ["what", "the paper", "here", "command"],
         [
             [
                 "Figure 3, D.1: median of a set, error over that of the best other aggregator",
-                "`python -m experiments.median --config configs/median/published.yaml`",
                 "about 0.1",
                 f"{median['ratio'].min():.3f} with the quantile potential; "
                 f"{at_lower_rate['mse'].iloc[0] / best_other:.1f} with the learned one",
+                "`python -m experiments.median --config configs/median/published.yaml`",
             ],
             [
                 "Figure C.1: step size, momentum, regulariser over training",
-                "`python -m experiments.molpcba --data embedded --model gin --steps 15`",
                 "settle after 10⁶ steps",
                 "[settle within 2 % of their start](records.md#step-size-and-momentum)",
+                "`python -m experiments.molpcba --data embedded --model gin --steps 15`",
             ],
             [
                 "D.2: MOLPCBA, GCN and GIN, global and local EA",
-                "`python -m experiments.molpcba --config configs/molpcba/gin_ea.yaml`",
                 "in the main text",
                 "not run: 437,929 molecules need a GPU",
+                "`python -m experiments.molpcba --config configs/molpcba/gin_ea.yaml`",
             ],
             [
                 "D.2: local EA, difference to the sum, GIN / GCN",
-                f"`{study} local --epochs 20`",
                 "in the main text",
                 " / ".join(
                     f"{_difference('local', row, other):+.3f}"
                     for row, other in (("gin-ea", "gin-sum"), ("gcn-ea", "gcn-sum"))
                 ),
+                f"`{study} local --epochs 20`",
             ],
             [
                 "E.1: valid AP with 1 / 2 / 5 / 10 steps",
-                f"`{study} steps --epochs 20`",
                 "0.235 / 0.257 / 0.263 / 0.268",
                 _valid("steps", "ea-1", "ea-2", "ea-5", "ea-10"),
+                f"`{study} steps --epochs 20`",
             ],
             [
                 "E.2: time with 2 / 5 / 10 steps over that of the sum",
-                "`python -m benchmarks --only model --threads 2`",
                 "1.42 / 1.84 / 2.86",
                 " / ".join(f"{value:.2f}" for value in times),
+                "`python -m benchmarks --only model --threads 2`",
             ],
             [
                 "E.3: valid AP with auxiliary weight 1e-4 / 1e-3 / 1e-2 / 1e-1 / 1",
-                f"`{study} aux --epochs 20`",
                 "0.250 / 0.261 / 0.257 / 0.254 / 0.263",
                 _valid("aux", "aux-0.0001", "aux-0.001", "aux-0.01", "aux-0.1", "aux-1"),
+                f"`{study} aux --epochs 20`",
             ],
             [
                 "E.4: valid AP with 10 / 30 / 60 / 100 / 130 % of the potential's width",
-                f"`{study} capacity --epochs 20`",
                 "0.208 / 0.218 / 0.228 / 0.233 / 0.222",
                 _valid("capacity", *(f"{share}-percent" for share in (10, 30, 60, 100, 130))),
+                f"`{study} capacity --epochs 20`",
             ],
         ],
         align="---",

@@ -68,7 +68,7 @@ class Truncated:
 
     Time and memory of backward are those of ``last`` steps. Biased: less so the closer to
     convergence. Where the loop does not converge, training drove a learned potential further away
-    from it, and failed (``docs/results.md``). With ``last`` at least the number of steps it is
+    from it, and failed (``docs/records.md``). With ``last`` at least the number of steps it is
     :class:`Unrolled`.
 
     Args:

@@ -37,13 +37,13 @@ class Solution(NamedTuple):
     gradient_max: Tensor
     """``[S]``, largest absolute entry of the last step's gradient."""
     steps: Tensor
-    """``[S]``, int64: steps in which y moved."""
+    """``[S]``, int64. Steps in which y moved."""
     converged: Tensor
-    """``[S]``, bool: whether ``gradient_max`` is below ``gtol``, the rule that stops y."""
+    """``[S]``, bool. Whether ``gradient_max`` is below ``gtol``, the rule that stops y."""
     diverged: Tensor
-    """``[S]``, bool: whether y is not finite or, where the layer checks it, the energy rose."""
+    """``[S]``, bool. Whether y is not finite or, where the layer checks it, the energy rose."""
     occupied: Tensor
-    """``[S]``, bool: whether the segment holds an element, as far as the layer has said so."""
+    """``[S]``, bool. Whether the segment holds an element, as far as the layer has said so."""
 
     @property
     def suspect(self) -> Tensor:

@@ -289,4 +289,4 @@ def test_the_result_lies_in_the_span_of_what_the_potential_computes():
     layer = EAAggregation(6, 80, hidden_channels=6, steps=3).double()
     x, index = torch.randn(600, 6, dtype=torch.float64), torch.arange(600) // 4
     rank = torch.linalg.matrix_rank(layer(x, index))
-    assert 6 < rank <= 3 * 6 + 32  # of 80 channels: docs/guide.md, The vector
+    assert 6 < rank <= 3 * 6 + 32  # of 80 channels: docs/choose.md
