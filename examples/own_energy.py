@@ -93,7 +93,7 @@ def gamma(y: Tensor) -> Tensor:
     return (B * y.exp() - A * y).squeeze(1)
 
 
-counts = torch.poisson(torch.full((30, 1), 5.5))
+counts = torch.poisson(torch.full((30, 1), 7.0))
 index = torch.tensor([0] * 2 + [1] * 8 + [2] * 20)  # sets of 2, 8 and 20 counts
 layer = EAAggregation(
     1, 1, steps=2000, potential=poisson, prior=gamma, solver=NesterovSolver(lr=0.01, gtol=1e-5)
@@ -123,7 +123,7 @@ attention = EAAggregation(
 y = attention(x, index)[:, :4]
 weights = softmax(x @ potential.query, index)  # [N]
 exact = torch.zeros(2, 4).index_add(0, index, weights[:, None] * x)
-print(f"largest difference of the outputs: {float((y - exact).abs().max()):.1e}")
+print(f"largest difference of the outputs: {(y - exact).abs().max().item():.1e}")
 
 target = torch.randn(2, 4)
 gradients = [

@@ -98,7 +98,7 @@ pool = EAGlobalPool(16, 48)
 vectors = pool(out["paper"], torch.arange(60) // 20)  # papers of three venues
 loss = vectors.square().mean() + 0.01 * auxiliary_loss(encoder) + 0.01 * auxiliary_loss(pool)
 loss.backward()
-print(vectors.shape, f"loss {float(loss):.3f}")
+print(vectors.shape, f"loss {loss.item():.3f}")
 
 # %%
 # Export for deployment
