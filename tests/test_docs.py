@@ -76,3 +76,8 @@ def test_pages_need_no_network(site):
             r'(?:src="|url\(["\']?|<link [^>]*href=")(?:https?:)?//[^"\')]*', path.read_text()
         )
         assert not loaded, path.name
+
+
+def test_readme_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert "://" in target or (ROOT / target).exists(), target
