@@ -79,5 +79,5 @@ def test_pages_need_no_network(site):
 
 
 def test_readme_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+    for target in re.findall(r"\]\(([^)#\s]+)\)", (ROOT / "README.md").read_text()):
         assert "://" in target or (ROOT / target).exists(), target
