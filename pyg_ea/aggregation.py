@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import warnings
 import weakref
@@ -26,7 +24,7 @@ from pyg_ea.checks import (
 )
 from pyg_ea.diagnostics import Diagnostics, DivergenceWarning
 from pyg_ea.energy import Energy, L2Prior, Scaling, log_scaling
-from pyg_ea.fused import Elements
+from pyg_ea.fused import Steps
 from pyg_ea.potentials import ResNetPotential, bind
 from pyg_ea.segments import Segments
 from pyg_ea.solver import NesterovSolver, Solution
@@ -187,25 +185,25 @@ class EAAggregation(Aggregation):
         return (y, solution) if return_solution else y
 
     def compile(self, **options: Any) -> None:
-        """Compiles, in place, the work on the elements in every inner step, forward and backward.
+        """Compiles, in place, the inner step, forward and backward.
 
-        One graph each serves all steps, batch sizes and adjoints; torch may add one for very large
-        batches and for single sets. The first call takes half a minute or so. On a CPU it does not
-        pay: the C code is faster and needs less memory (``docs/benchmarks.md``). Warns and leaves
-        the layer as it is where no C++ compiler is found, or where the potential is not
-        :class:`ResNetPotential`.
+        For a GPU, where it launches few kernels a step. One graph each serves all steps, batch
+        sizes and adjoints; torch may add one for very large batches and for single sets. The first
+        call takes half a minute or so. On a CPU it does not pay: the C code is faster and needs
+        less memory (``docs/benchmarks.md``). Warns and runs uncompiled where the compiler fails
+        (on a GPU it needs Triton and a C compiler, on a CPU a C++ compiler), or where the potential
+        is not :class:`ResNetPotential`.
 
         Args:
-            options: for ``torch.compile``; ``dynamic=True`` unless given.
+            options: for ``torch.compile``.
         """
-        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-            reason = "no C++ compiler found (install g++ or set CXX)"
-        elif not isinstance(self.potential, ResNetPotential):
-            reason = f"{type(self.potential).__name__} has no closed-form gradient"
-        else:
-            self.potential.elements = Elements.compiled(**{"dynamic": True, **options})
+        if isinstance(self.potential, ResNetPotential):
+            self.potential.compiled = Steps.compiled(**options)
             return
-        warnings.warn(f"EAAggregation runs uncompiled: {reason}", stacklevel=2)
+        name = type(self.potential).__name__
+        warnings.warn(
+            f"EAAggregation runs uncompiled: {name} has no closed-form gradient", stacklevel=2
+        )
 
     def diagnose(
         self,
