@@ -187,12 +187,12 @@ class EAAggregation(Aggregation):
     def compile(self, **options: Any) -> None:
         """Compiles, in place, the inner step, forward and backward.
 
-        For a GPU, where it launches few kernels a step. One graph each serves all steps, batch
-        sizes and adjoints; torch may add one for very large batches and for single sets. The first
-        call takes half a minute or so. On a CPU it does not pay: the C code is faster and needs
-        less memory (``docs/benchmarks.md``). Warns and runs uncompiled where the compiler fails
-        (on a GPU it needs Triton and a C compiler, on a CPU a C++ compiler), or where the potential
-        is not :class:`ResNetPotential`.
+        On a GPU that is the default; call this to pass options. One graph each serves all steps,
+        batch sizes and adjoints; torch may add one for single sets. The first call takes half a
+        minute or so. On a CPU it does not pay: the C code is faster and needs less memory
+        (``docs/benchmarks.md``). Warns and runs uncompiled where the compiler fails (on a GPU it
+        needs Triton and a C compiler, on a CPU a C++ compiler), or where the potential is not
+        :class:`ResNetPotential`.
 
         Args:
             options: for ``torch.compile``.
@@ -220,12 +220,13 @@ class EAAggregation(Aggregation):
         steps = self.steps if self.training else self.eval_steps
 
         def run(x: Tensor, segments: Segments) -> Diagnostics:
-            energy = self._energy(x, segments)
+            count = segments.count
+            energy = self._energy(x, segments, count)
             start = self._zero(x, segments)
             solution = self.adjoint.solve(self.solver, energy, start, steps)
             before, after = energy.value(start), energy.value(solution.y)
             return Diagnostics(
-                count=segments.count,
+                count=count,
                 steps=solution.steps,
                 gradient_max=solution.gradient_max,
                 energy_before=before,
@@ -238,10 +239,11 @@ class EAAggregation(Aggregation):
             return _outside_inference_mode(run, x, segments)
 
     def _solve(self, x: Tensor, segments: Segments, steps: int) -> Solution:
-        energy = self._energy(x, segments)
+        count = segments.count
+        energy = self._energy(x, segments, count)
         start = self._zero(x, segments)
         solution = self.adjoint.solve(self.solver, energy, start, steps)
-        solution = solution._replace(occupied=segments.count > 0)
+        solution = solution._replace(occupied=count > 0)
         if reads_values(self.validate, solution.y):
             solution = _with_divergence(solution, energy, start)
         return solution
@@ -258,8 +260,8 @@ class EAAggregation(Aggregation):
                 self._solutions, self._pass = [], weakref.ref(running)
             self._solutions.append(solution)
 
-    def _energy(self, x: Tensor, segments: Segments) -> Energy:
-        scale = self.scaling(segments.count.to(state_dtype(x.dtype)))
+    def _energy(self, x: Tensor, segments: Segments, count: Tensor) -> Energy:
+        scale = self.scaling(count.to(state_dtype(x.dtype)))
         return Energy(bind(self.potential, x, segments), self.prior, scale)
 
     def _zero(self, x: Tensor, segments: Segments) -> Tensor:

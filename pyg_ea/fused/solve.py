@@ -15,7 +15,7 @@ from pyg_ea.energy import Energy, L2Prior, NoPrior
 from pyg_ea.fused import native
 from pyg_ea.fused.native import NativeSolve
 from pyg_ea.fused.problem import Problem, Settings
-from pyg_ea.fused.torch_solve import TorchSolve
+from pyg_ea.fused.torch_solve import TorchSolve, compiled_steps
 from pyg_ea.potentials.resnet import BoundResNet, gradient_in_y
 from pyg_ea.segments import Segments
 from pyg_ea.solver import NesterovSolver, Solution, nesterov_step
@@ -36,9 +36,10 @@ def solve_backend(name: BackendName) -> Iterator[None]:
             layer(x, index)
 
     Args:
-        name: ``"auto"``, the fastest that supports the inputs (default); ``"native"`` and
-            ``"torch"``, the fused solve in C or in torch operations where it supports the inputs;
-            ``"plain"``, plain PyTorch, which autograd differentiates step by step.
+        name: ``"auto"`` (default), the fastest that supports the inputs: the fused solve in C on a
+            CPU, in compiled torch operations on a GPU; ``"native"`` and ``"torch"``, the fused
+            solve in C or in torch operations where it supports the inputs; ``"plain"``, plain
+            PyTorch, which autograd differentiates step by step.
 
     Raises:
         ValueError: for another name.
@@ -108,6 +109,8 @@ def solve(
         backend = TorchSolve(bound.compiled)
     elif _chosen.get() != "torch" and fixed.dtype == y.dtype and native.is_supported(problem):
         backend = NativeSolve()
+    elif _chosen.get() == "auto" and y.device.type == "cuda":
+        backend = TorchSolve(compiled_steps())
     else:
         backend = TorchSolve()
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in problem):

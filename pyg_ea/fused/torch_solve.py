@@ -15,6 +15,7 @@ with :math:`l = y + \mu m` the look-ahead point and :math:`m` the velocity befor
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -149,6 +150,12 @@ class Steps(NamedTuple):
     def compiled(cls, **options: Any) -> Steps:
         """Both functions through ``torch.compile`` with these options."""
         return cls(Compiled(step_forward, **options), Compiled(step_backward, **options))
+
+
+@functools.cache
+def compiled_steps() -> Steps:
+    """The inner step as it runs on a GPU: compiled, where this torch can compile."""
+    return Steps.compiled() if torch._dynamo.is_dynamo_supported() else Steps()
 
 
 class TorchSolve:
