@@ -43,9 +43,9 @@ PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # contestant: pre
 }
 SHORT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # for the other sizes
     "unrolled": (("bf16",), ("compiled", "graph")),
-    "pyg": (("tf32",), ("eager",)),
+    "pyg": (("bf16",), ("eager",)),
     "sum": (("float32",), ("eager",)),
-    "pna": (("tf32",), ("eager",)),
+    "pna": (("bf16",), ("eager",)),
 }
 BATCHES = (256, 32, 1_024)
 READOUTS = [("sum", 0), *((who, t) for who in ("unrolled", "half-width") for t in (2, 5, 10, 15))]

@@ -44,8 +44,7 @@ def read(folder: Path) -> tuple[Records, dict[Key, str]]:
     units: dict[Key, str] = {}
     with open(path, newline="") as file:
         for row in csv.DictReader(file):
-            words = (row[name] for name in ("section", "case", "contestant"))
-            key = Key(*words, int(row["steps"]), row["detail"], row["quantity"])
+            key = Key._make(int(row[n]) if n == "steps" else row[n] for n in Key._fields)
             values.setdefault(key, []).append(float(row["value"]))
             units[key] = row["unit"]
     return values, units
