@@ -108,8 +108,9 @@ def test_a_training_step_in_a_cuda_graph(model) -> None:
     step = training(twin, batch)
     for _ in range(6):
         step()
-    for (key, one), other in zip(module.state_dict().items(), twin.state_dict().values()):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=key)
+    expected = twin.state_dict()
+    for key, value in module.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-4, msg=key)
 
 
 def run(backend: str, x: Tensor, index: Tensor, segments: int) -> list[Tensor]:

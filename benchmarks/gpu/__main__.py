@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.part:
             device = torch.device("cpu" if options.rehearse else "cuda")
             recorder = Recorder(options.out)
-            limit = LIMITS[options.part]
+            limit = _limit(options.part, options.rehearse)
             places = options.csv, options.root
             PARTS[options.part](Setup(recorder, device, options.rehearse, *places, limit))
             return 0
@@ -112,7 +112,8 @@ def _run(name: str, options: argparse.Namespace, folder: Path) -> dict[str, obje
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            status = "done" if process.wait(LIMITS[name]) == 0 else "failed"
+            limit = _limit(name, options.rehearse)
+            status = "done" if process.wait(limit) == 0 else "failed"
         except subprocess.TimeoutExpired:
             status = "stopped at its time limit"
             os.killpg(process.pid, signal.SIGKILL)
@@ -122,6 +123,10 @@ def _run(name: str, options: argparse.Namespace, folder: Path) -> dict[str, obje
     print("\n".join(notes), flush=True)
     note = notes[-1][:200] if notes and (status != "done" or "left out" in notes[-1]) else ""
     return {"status": status, "seconds": round(perf_counter() - started, 1), "note": note}
+
+
+def _limit(part: str, rehearse: bool) -> float:
+    return 300 if rehearse else LIMITS[part]
 
 
 def _toy_molecules(path: Path) -> Path:
