@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("ogb")
 
 from benchmarks import loader, ogb_loop, scale
+from benchmarks.gpu.report import report as report_gpu
 from benchmarks.records import read
 from benchmarks.report import report
 from experiments.median.report import report as report_median
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(p for p in ROOT.glob("results/benchmarks/*") if p.is_dir())
 ABLATIONS = sorted(p for p in ROOT.glob("results/ablations/*") if p.is_dir())
 TRAINER = sorted(p for p in ROOT.glob("results/trainer/*") if p.is_dir())
+GPU = sorted(p for p in ROOT.glob("results/gpu/*") if p.is_dir())
 MEDIANS = sorted(p for p in ROOT.glob("results/median*") if p.is_dir())
 STUDIES = sorted(p for p in ROOT.glob("results/molpcba/*") if p.is_dir())
 
@@ -68,6 +70,12 @@ def test_the_tables_of_the_trainers_benchmarks_are_made_of_their_records(record)
     modules = {"loader": loader, "ogb-loop": ogb_loop, "scale": scale}
     table = modules[record.name.partition("-on-")[0]].report(record)
     assert table in (ROOT / "docs" / "benchmarks.md").read_text()
+
+
+def test_the_gpu_section_is_made_of_its_record_or_says_that_there_is_none():
+    section = (ROOT / "docs" / "benchmarks.md").read_text().split("\n## GPU\n")[1]
+    assert all(report_gpu(record) in section for record in GPU)
+    assert section.lstrip().startswith("Not measured") == (not GPU)
 
 
 def test_there_are_records():

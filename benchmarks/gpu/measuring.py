@@ -19,9 +19,7 @@ from benchmarks.workloads import Workload
 from pyg_ea import solve_backend
 
 PRECISIONS = ("float32", "tf32", "bf16")
-MODES = ("eager", "compiled", "graph")
-"""Operations one by one; the inner step compiled, the default on a GPU; the same in a CUDA graph.
-On a CPU ``compiled`` is its own default, the C code, and there is no graph."""
+"""Of products: float32, TF32, and bf16 under autocast with all others in TF32."""
 
 REPETITIONS = 5
 BLOCK = 0.02  # seconds of calls that are timed together
@@ -80,16 +78,20 @@ class Setup:
 
 @contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
-    """Products in float32, in TF32, or in bf16 under autocast with all others in TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = name != "float32"
+    """Runs products in one of ``PRECISIONS``."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest" if name == "float32" else "high")
     with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):
         yield
-    torch.backends.cuda.matmul.allow_tf32 = before
+    torch.set_float32_matmul_precision(before)
 
 
 def prepared(step: Step, mode: str, device: torch.device) -> Step:
-    """``step`` in an execution mode, once it has been called."""
+    """``step`` in an execution mode, after a first call.
+
+    Modes: ``eager``, operations one by one; ``default``, on a GPU the inner step compiled, on a CPU
+    the C code; ``graph``, the default in a CUDA graph, on a GPU only.
+    """
 
     def run() -> None:
         with solve_backend("torch" if mode == "eager" else "auto"):

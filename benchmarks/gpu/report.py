@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 from benchmarks.records import MACHINE, MEASUREMENTS
 
 PAPER_STEPS = 2e6
-BF16_PEAK = 790.0
-"""TFLOP/s of bf16 products on an H100, and the aims below are for it."""
-MAIN = "readout-300"
+MAIN, GIN = "readout-300", "gin-256"
 
 
 class Key(NamedTuple):
@@ -63,8 +61,8 @@ def report(folder: Path) -> str:
     tables = [
         ("Parts", parts),
         ("Tests of the library", _plain(values, units, "tests")),
-        ("A training step of the layer", _layer(values, units)),
-        ("A training step of the GIN, 5 x 300", _model(values, units)),
+        ("A training step of the layer", _steps(values, units, "layer")),
+        ("A training step of the GIN, 5 x 300", _steps(values, units, "model")),
         ("Where the time goes", _plain(values, units, "profile")),
         ("One epoch of the trainer", _plain(values, units, "stand-in")),
         ("Training", _plain(values, units, "training")),
@@ -105,9 +103,30 @@ def _median(values: Records, key: Key, quantity: str = "step") -> float | None:
     return median(found) if found else None
 
 
-def _ratio(values: Records, key: Key, peer: Key, quantity: str = "step") -> float | None:
-    own, theirs = (_median(values, k, quantity) for k in (key, peer))
+def _ratio(
+    values: Records, key: Key, peer: Key, quantity: str = "step", of_peer: str | None = None
+) -> float | None:
+    own, theirs = _median(values, key, quantity), _median(values, peer, of_peer or quantity)
     return own / theirs if own and theirs else None
+
+
+def _steps(values: Records, units: dict[Key, str], section: str) -> list[dict[str, Any]]:
+    """Time and memory of every contestant at each size and in each setting."""
+    rows = []
+    for key in _groups(values, section):
+        runs = values.get(key._replace(quantity="step"), [])
+        row: dict[str, Any] = {"size": key.case, "": key.contestant, "T": key.steps}
+        row |= {"setting": key.detail, "ms": 1e3 * median(runs) if runs else "failed"}
+        row["range, ms"] = f"{1e3 * min(runs):.4g} to {1e3 * max(runs):.4g}" if runs else ""
+        peer = _pyg(values, key) if section == "layer" else _total(key)
+        row[f"/ {peer.contestant}"] = _ratio(values, key, peer) or ""
+        row["peak, MiB"] = _median(values, key, "peak") or ""
+        if section == "model" and runs:
+            row["2 M steps, h"] = PAPER_STEPS * median(runs) / 3_600
+            row["loader's share"] = _ratio(values, _loader(key), key, "batch", "step") or ""
+        row["note"] = units.get(key._replace(quantity="failed"), "")
+        rows.append(row)
+    return rows
 
 
 def _total(key: Key) -> Key:
@@ -115,43 +134,14 @@ def _total(key: Key) -> Key:
     return key._replace(contestant="sum", steps=0)
 
 
-def _layer(values: Records, units: dict[Key, str]) -> list[dict[str, Any]]:
-    rows = []
-    for key in _groups(values, "layer"):
-        step, peak = _median(values, key), _median(values, key, "peak")
-        row: dict[str, Any] = {"size": key.case, "": key.contestant, "setting": key.detail}
-        row |= {"T": key.steps, "ms": "failed" if step is None else 1e3 * step}
-        if step is not None:
-            runs = values[key._replace(quantity="step")]
-            row["range, ms"] = f"{1e3 * min(runs):.4g} to {1e3 * max(runs):.4g}"
-        row["/ pyg"] = _ratio(values, key, _pyg(values, key)) or ""
-        row["peak, MiB"] = peak or ""
-        row["note"] = units.get(key._replace(quantity="failed"), "")
-        rows.append(row)
-    return rows
-
-
 def _pyg(values: Records, key: Key) -> Key:
     """PyG's layer in the same precision, or in TF32 where that fails."""
-    precision = key.detail.split()[0]
-    same = key._replace(contestant="pyg", detail=f"{precision} eager")
+    same = key._replace(contestant="pyg", detail=f"{key.detail.split()[0]} eager")
     return same if _median(values, same) else same._replace(detail="tf32 eager")
 
 
-def _model(values: Records, units: dict[Key, str]) -> list[dict[str, Any]]:
-    rows = []
-    for key in _groups(values, "model"):
-        step = _median(values, key)
-        row: dict[str, Any] = {"batch": key.case, "readout": key.contestant, "T": key.steps}
-        row |= {"setting": key.detail, "steps/s": "failed" if step is None else 1 / step}
-        loader = [v for k, v in values.items() if k.case == key.case and k.contestant == "loader"]
-        if step is not None:
-            row["/ sum"] = _ratio(values, key, _total(key)) or ""
-            row["loader's share"] = median(loader[0]) / step if loader else ""
-            row["hours for 2 M steps"] = PAPER_STEPS * step / 3_600
-        row["note"] = units.get(key._replace(quantity="failed"), "")
-        rows.append(row)
-    return rows
+def _loader(key: Key) -> Key:
+    return key._replace(contestant="loader", steps=0, detail="")
 
 
 def _aims(values: Records) -> list[dict[str, Any]]:
@@ -172,14 +162,13 @@ def _aims(values: Records) -> list[dict[str, Any]]:
     ):
         keys = [key for key in layers if key.detail.startswith(precision)]
         add(claim, (_ratio(values, key, _pyg(values, key), quantity) for key in keys), most)
-    models = [key for key in _groups(values, "model") if key.case == "gin-256"]
+    models = [key for key in _groups(values, "model") if key.case == GIN]
     for steps, most in ((2, 1.2), (5, 1.4), (10, 1.8)):
         keys = [key for key in models if (key.contestant, key.steps) == ("unrolled", steps)]
         ratios = (_ratio(values, key, _total(key)) for key in keys)
         add(f"GIN with EA-{steps} / sum, batch 256", ratios, most)
-    loaders = [v for k, v in values.items() if (k.case, k.contestant) == ("gin-256", "loader")]
-    sums = [step for k in models if k.contestant == "sum" and (step := _median(values, k))]
-    shares = (median(loader) / step for loader in loaders for step in sums)
+    sums = (key for key in models if key.contestant == "sum")
+    shares = (_ratio(values, _loader(key), key, "batch", "step") for key in sums)
     add("loader / step with sum, batch 256", shares, 0.03)
     return rows
 
@@ -195,23 +184,18 @@ def draw(folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     values, units = read(folder)
-    bars = {
-        "layer": [
-            (f"{r['']} {r['setting']}", r["ms"]) for r in _layer(values, units) if r["size"] == MAIN
-        ],
-        "model": [
-            (f"{r['batch']} {r['readout']}-{r['T']} {r['setting']}", 1e3 / r["steps/s"])
-            for r in _model(values, units)
-            if r["steps/s"] != "failed"
-        ],
-    }
     paths = []
-    for name, found in bars.items():
-        found = [bar for bar in found if bar[1] != "failed"]
-        if found:
-            figure = Figure(figsize=(8, 1 + 0.25 * len(found)), layout="constrained")
-            axes = figure.add_subplot(xscale="log", xlabel="ms a training step")
-            axes.barh(*zip(*reversed(found), strict=True))
-            paths.append(folder / f"{name}.png")
+    for section in ("layer", "model"):
+        rows = _steps(values, units, section)
+        bars = [
+            (f"{row['']}-{row['T']} {row['setting']}", row["ms"])
+            for row in reversed(rows)
+            if row["size"] == rows[0]["size"] and row["ms"] != "failed"
+        ]
+        if bars:
+            figure = Figure(figsize=(8, 1 + 0.25 * len(bars)), layout="constrained")
+            axes = figure.add_subplot(xscale="log", xlabel=f"ms, {rows[0]['size']}")
+            axes.barh(*zip(*bars, strict=True))
+            paths.append(folder / f"{section}.png")
             figure.savefig(paths[-1], dpi=100)
     return paths
