@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("ogb")
 
 from benchmarks.gpu.__main__ import LIMITS, REPORT, main
+from benchmarks.gpu.parts import ROOT
 from benchmarks.gpu.report import report
 
 
@@ -25,7 +26,8 @@ def test_the_rehearsal_runs_every_part(tmp_path) -> None:
     with open(out / "measurements.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["section"] for row in rows} == set(LIMITS)
-    assert not [row for row in rows if row["quantity"] in ("failed", "failure")][:1]
+    failed = [r for r in rows if r["quantity"] in ("failed", "failure") and float(r["value"])]
+    assert not failed
     assert len(list(out.iterdir())) <= 8
     text = (out / REPORT).read_text().strip()
     assert report(out) == text
@@ -39,14 +41,10 @@ def test_it_takes_eight_minutes_at_most() -> None:
 
 def test_the_first_four_parts_need_no_more_than_a_gpu_machine_has() -> None:
     program = (
-        "import sys; import benchmarks.gpu.__main__; "
-        "print([m for m in ('pandas', 'ogb', 'rdkit', 'lightning', 'jsonargparse', 'matplotlib') "
-        "if m in sys.modules])"
+        "import sys; sys.modules |= dict.fromkeys(('pandas', 'ogb', 'rdkit', 'lightning', "
+        "'jsonargparse', 'matplotlib')); import benchmarks.gpu.__main__, tests.test_adjoints"
     )
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "[]"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize(
