@@ -120,7 +120,8 @@ def _run(name: str, options: argparse.Namespace, folder: Path) -> dict[str, obje
             process.wait()
         log.seek(0)
         notes = [line.strip() for line in log if line.strip()]
-    print("\n".join(notes), flush=True)
+    if status != "done":
+        print("\n".join(notes[-20:]), file=sys.stderr, flush=True)
     note = notes[-1][:200] if notes and (status != "done" or "left out" in notes[-1]) else ""
     return {"status": status, "seconds": round(perf_counter() - started, 1), "note": note}
 
