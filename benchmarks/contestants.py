@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn.aggr import EquilibriumAggregation, SumAggregation
+from torch_geometric.nn.aggr import (
+    DegreeScalerAggregation,
+    EquilibriumAggregation,
+    SumAggregation,
+)
 
 from benchmarks.workloads import SEED
 from pyg_ea import (
@@ -64,7 +68,8 @@ class Contestant:
 
     def forward(self, layer: nn.Module, x: Tensor, index: Tensor, segments: int) -> Tensor:
         """``x [N, D], index [N] -> [S, D]`` in this contestant's precision."""
-        precision = torch.autocast("cpu", self.autocast) if self.autocast else nullcontext()
+        device = x.device.type
+        precision = torch.autocast(device, self.autocast) if self.autocast else nullcontext()
         with precision:
             return layer(x, index, dim_size=segments)
 
@@ -89,12 +94,33 @@ def _pyg(channels: int, steps: int) -> nn.Module:
     return EquilibriumAggregation(channels, channels, [2 * channels, channels], grad_iter=steps)
 
 
+class PNA(nn.Module):
+    """Mean, smallest, largest and deviation, scaled by the set's size, and a linear layer.
+
+    The readout of "Principal Neighbourhood Aggregation" (arXiv 2004.05718), with PyG's classes.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        sizes = torch.zeros(61, dtype=torch.long)
+        sizes[26] = 1  # the mean size of a molecule
+        aggregations, scalers = ["mean", "min", "max", "std"], ["identity", "amplification"]
+        scalers.append("attenuation")
+        self.aggregation = DegreeScalerAggregation(aggregations, scalers, sizes)
+        self.linear = nn.Linear(12 * channels, channels)
+
+    def forward(self, x: Tensor, index: Tensor, dim_size: int) -> Tensor:
+        """``[N, D], [N] -> [S, D]``."""
+        return self.linear(self.aggregation(x, index, dim_size=dim_size))
+
+
 LAST = 3  # steps that the truncated adjoint differentiates; one step is the cheapest there is
 
 CONTESTANTS: dict[str, Contestant] = {
     contestant.name: contestant
     for contestant in [
         Contestant("sum", lambda channels, steps: SumAggregation()),
+        Contestant("pna", lambda channels, steps: PNA(channels)),
         Contestant("pyg", _pyg),
         Contestant("listing", _listing),
         Contestant("unrolled", _ours(Unrolled)),

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import json
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from benchmarks.contestants import LAST, Contestant
+from benchmarks.memory import most_allocated
 from benchmarks.records import Recorder
 from benchmarks.sections import Plan, row
 from benchmarks.timing import backward
@@ -56,24 +51,3 @@ def peak(contestant: Contestant, workload: Workload, training: bool) -> int:
             backward(y)
 
     return most_allocated(step)
-
-
-def most_allocated(function: Callable[[], object]) -> int:
-    """Bytes that tensors made by ``function`` hold at most at a time.
-
-    Exact and independent of what the process did before: torch's profiler sees every allocation
-    and release. What libraries allocate past torch does not count.
-    """
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
-    memory = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
-    changes = [event["args"] for event in memory]
-    if not changes:
-        return 0
-    before = changes[0]["Total Allocated"] - changes[0]["Bytes"]  # left over by an earlier profile
-    return max(change["Total Allocated"] for change in changes) - before

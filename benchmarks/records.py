@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torch_geometric
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MEASUREMENTS = "measurements.csv"
 MACHINE = "machine.json"
@@ -66,9 +70,10 @@ class Recorder:
         """Writes all measurements so far; returns the file."""
         path = self.folder / MEASUREMENTS
         partial = path.with_suffix(".partial")
-        columns = [field.name for field in fields(Measurement)]
-        frame = pd.DataFrame([asdict(m) for m in self.measurements], columns=columns)
-        frame.to_csv(partial, index=False)
+        with open(partial, "w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(field.name for field in fields(Measurement))
+            writer.writerows(astuple(measurement) for measurement in self.measurements)
         partial.replace(path)
         return path
 
@@ -79,6 +84,8 @@ def read(folder: Path) -> pd.DataFrame:
     Raises:
         FileNotFoundError: when ``folder`` holds none.
     """
+    import pandas as pd  # not at the top: a GPU machine may lack it, and records there too
+
     path = folder / MEASUREMENTS
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {MEASUREMENTS}: give the folder of a run")

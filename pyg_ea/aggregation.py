@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import warnings
 import weakref
@@ -26,7 +24,7 @@ from pyg_ea.checks import (
 )
 from pyg_ea.diagnostics import Diagnostics, DivergenceWarning
 from pyg_ea.energy import Energy, L2Prior, Scaling, log_scaling
-from pyg_ea.fused import Elements
+from pyg_ea.fused import Steps
 from pyg_ea.potentials import ResNetPotential, bind
 from pyg_ea.segments import Segments
 from pyg_ea.solver import NesterovSolver, Solution
@@ -187,25 +185,25 @@ class EAAggregation(Aggregation):
         return (y, solution) if return_solution else y
 
     def compile(self, **options: Any) -> None:
-        """Compiles, in place, the work on the elements in every inner step, forward and backward.
+        """Compiles, in place, the inner step, forward and backward.
 
-        One graph each serves all steps, batch sizes and adjoints; torch may add one for very large
-        batches and for single sets. The first call takes half a minute or so. On a CPU it does not
-        pay: the C code is faster and needs less memory (``docs/benchmarks.md``). Warns and leaves
-        the layer as it is where no C++ compiler is found, or where the potential is not
+        On a GPU that is the default; call this to pass options. One graph each serves all steps,
+        batch sizes and adjoints; torch may add one for single sets. The first call takes half a
+        minute or so. On a CPU it does not pay: the C code is faster and needs less memory
+        (``docs/benchmarks.md``). Warns and runs uncompiled where the compiler fails (on a GPU it
+        needs Triton and a C compiler, on a CPU a C++ compiler), or where the potential is not
         :class:`ResNetPotential`.
 
         Args:
-            options: for ``torch.compile``; ``dynamic=True`` unless given.
+            options: for ``torch.compile``.
         """
-        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-            reason = "no C++ compiler found (install g++ or set CXX)"
-        elif not isinstance(self.potential, ResNetPotential):
-            reason = f"{type(self.potential).__name__} has no closed-form gradient"
-        else:
-            self.potential.elements = Elements.compiled(**{"dynamic": True, **options})
+        if isinstance(self.potential, ResNetPotential):
+            self.potential.compiled = Steps.compiled(**options)
             return
-        warnings.warn(f"EAAggregation runs uncompiled: {reason}", stacklevel=2)
+        name = type(self.potential).__name__
+        warnings.warn(
+            f"EAAggregation runs uncompiled: {name} has no closed-form gradient", stacklevel=2
+        )
 
     def diagnose(
         self,
@@ -222,12 +220,13 @@ class EAAggregation(Aggregation):
         steps = self.steps if self.training else self.eval_steps
 
         def run(x: Tensor, segments: Segments) -> Diagnostics:
-            energy = self._energy(x, segments)
+            count = segments.count
+            energy = self._energy(x, segments, count)
             start = self._zero(x, segments)
             solution = self.adjoint.solve(self.solver, energy, start, steps)
             before, after = energy.value(start), energy.value(solution.y)
             return Diagnostics(
-                count=segments.count,
+                count=count,
                 steps=solution.steps,
                 gradient_max=solution.gradient_max,
                 energy_before=before,
@@ -240,10 +239,11 @@ class EAAggregation(Aggregation):
             return _outside_inference_mode(run, x, segments)
 
     def _solve(self, x: Tensor, segments: Segments, steps: int) -> Solution:
-        energy = self._energy(x, segments)
+        count = segments.count
+        energy = self._energy(x, segments, count)
         start = self._zero(x, segments)
         solution = self.adjoint.solve(self.solver, energy, start, steps)
-        solution = solution._replace(occupied=segments.count > 0)
+        solution = solution._replace(occupied=count > 0)
         if reads_values(self.validate, solution.y):
             solution = _with_divergence(solution, energy, start)
         return solution
@@ -260,8 +260,8 @@ class EAAggregation(Aggregation):
                 self._solutions, self._pass = [], weakref.ref(running)
             self._solutions.append(solution)
 
-    def _energy(self, x: Tensor, segments: Segments) -> Energy:
-        scale = self.scaling(segments.count.to(state_dtype(x.dtype)))
+    def _energy(self, x: Tensor, segments: Segments, count: Tensor) -> Energy:
+        scale = self.scaling(count.to(state_dtype(x.dtype)))
         return Energy(bind(self.potential, x, segments), self.prior, scale)
 
     def _zero(self, x: Tensor, segments: Segments) -> Tensor:

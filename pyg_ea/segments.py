@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,7 +48,7 @@ class Segments:
         index = (offset[:, None] + self.index).reshape(-1)
         return Segments(index, copies * self.num_segments)
 
-    @cached_property
+    @property
     def count(self) -> Tensor:
         """Number of elements of each segment, int64 ``[S]``."""
         ones = torch.ones_like(self.index)

@@ -58,10 +58,10 @@ class Solution(NamedTuple):
     @classmethod
     def at_rest(cls, y: Tensor) -> Solution:
         """The state before the first step: ``y [S, D]``, without velocity."""
-        zero = y.new_zeros(y.shape[0])
-        never = torch.zeros_like(zero, dtype=torch.bool)
-        steps = torch.zeros_like(zero, dtype=torch.long)
-        return cls(y, torch.zeros_like(y), zero, zero, zero, zero, steps, never, never, ~never)
+        zeros = [y.new_zeros(y.shape[0]) for _ in range(4)]  # compiled code tells tensors apart
+        never = torch.zeros_like(zeros[0], dtype=torch.bool)
+        steps = torch.zeros_like(zeros[0], dtype=torch.long)
+        return cls._make([y, torch.zeros_like(y), *zeros, steps, never, never, ~never])
 
 
 def nesterov_step(

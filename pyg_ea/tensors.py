@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,12 @@ def autocasts(tensor: Tensor) -> bool:
     """Whether products of tensors on its device run under ``torch.autocast``."""
     device = tensor.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
+    """Switches autocast off for products of tensors on its device."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if autocasts(tensor) else nullcontext()
 
 
 def is_wrapped(tensor: Tensor) -> bool:

@@ -48,7 +48,7 @@ class Module:
         raise NotImplementedError
 
     @pytest.fixture
-    def module(self) -> nn.Module:
+    def module(self, device: str) -> nn.Module:
         torch.manual_seed(0)
         return self.build()
 
@@ -140,7 +140,7 @@ class Module:
 
     def test_bf16_autocast(self, module) -> None:
         single = self.run(module)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(single.device.type, dtype=torch.bfloat16):
             half = self.run(module)
         self.check_bf16(half, single)
         half.float().sum().backward()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peak import most_allocated
+from benchmarks.memory import most_allocated
 from pyg_ea import (
     Checkpointed,
     EAAggregation,
@@ -34,6 +34,9 @@ EXACT = 1e-12  # relative, float64: the same operations, possibly summed in anot
 CHANNELS = 4
 INDEX = torch.tensor([3, 0, 4, 3, 2, 3, 0, 4, 3, 0, 3])  # unsorted; segments 1, 5 and 6 are empty
 NUM_SEGMENTS = 7
+
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 class ConvexPotential(nn.Module):
@@ -164,6 +167,7 @@ def test_all_give_the_same_values(adjoint) -> None:
         )
 
 
+@pytest.mark.cpu  # torch's profiler measures what lies in its memory
 @pytest.mark.parametrize("with_norms", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "torch", "plain"])
 def test_checkpointed_keeps_at_most_two_states_a_step(with_norms, backend) -> None:

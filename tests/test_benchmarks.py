@@ -14,7 +14,7 @@ from benchmarks.__main__ import main
 from benchmarks.analysis import bound, ratio, slope
 from benchmarks.contestants import CONTESTANTS, chosen
 from benchmarks.gin import molecules
-from benchmarks.peak import most_allocated
+from benchmarks.memory import most_allocated
 from benchmarks.records import Recorder, read
 from benchmarks.sections import Plan
 from benchmarks.targets import targets

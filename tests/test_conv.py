@@ -103,6 +103,7 @@ class TestEAConv(Module):
         with pytest.raises(ValueError, match="channels"):
             self.call(module, torch.randn(NUM_NODES, CHANNELS + 1), EDGES, edge_attr)
 
+    @pytest.mark.cpu
     def test_an_edge_to_no_node_is_an_error(self, module) -> None:
         x, edge_attr = graph()
         edges = EDGES.clone()

@@ -31,6 +31,7 @@ LAYOUTS = {  # name: (index, number of segments)
     "no-element": ([], 2),
 }
 
+pytestmark = pytest.mark.usefixtures("device")
 layouts = pytest.mark.parametrize(("index", "num_segments"), LAYOUTS.values(), ids=LAYOUTS)
 forms = pytest.mark.parametrize("user", [False, True], ids=["closed-form", "user-potential"])
 

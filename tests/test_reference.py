@@ -36,6 +36,9 @@ INDEX = torch.tensor([3, 0, 4, 3, 2, 3, 0, 4, 3, 0, 3])
 NUM_SEGMENTS = 7
 
 
+pytestmark = pytest.mark.usefixtures("device")
+
+
 class ForwardOnly(nn.Module):
     """Hides everything of a potential but its forward, so that autograd is its only gradient."""
 

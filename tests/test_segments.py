@@ -16,7 +16,7 @@ LAYOUTS = {
 
 
 @pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS)
-def segments(request) -> Segments:
+def segments(request, device) -> Segments:
     index, num_segments = request.param
     return Segments(torch.tensor(index, dtype=torch.long), num_segments)
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from pyg_ea.potentials.resnet import OUTPUTS, Composed
 from pyg_ea.potentials.tanh_norm import EPS
+from pyg_ea.tensors import state_dtype
 
 
 class Activations(NamedTuple):
@@ -48,19 +49,19 @@ def forward(
     from_y: Tensor, fixed: Tensor, index: Tensor, weights: Composed
 ) -> tuple[Tensor, Activations]:
     r"""The segments' sums of :math:`\delta`, ``[S, 3H+32]``, for ``from_y [S, 3H+32]``, that is
-    :math:`A_y y`, and ``fixed [N, 3H+32]``.
+    :math:`A_y y`, and ``fixed [N, 3H+32]``, both in the dtype of products.
     """
-    wide, hidden, _ = weights.widths
+    (wide, hidden, _), dtype = weights.widths, weights.b.dtype
     u = from_y.index_select(0, index) + fixed  # [N, 3H+32]
     stage1 = FusedTanhNorm.at(u[:, :wide], weights.gamma1, weights.beta1)
-    u23 = torch.addmm(u[:, wide:], stage1.output, weights.b.T)  # [N, H+32]
+    u23 = torch.addmm(u[:, wide:], stage1.output.to(dtype), weights.b.T)  # [N, H+32]
     u2 = u23[:, :hidden].contiguous()  # [N, H]
     stage2 = FusedTanhNorm.at(u2, weights.gamma2, weights.beta2)
-    d3 = torch.addmm(u23[:, hidden:], stage2.output, weights.w3.T) * (2 / OUTPUTS)  # [N, 32]
-    d23 = torch.cat([stage2.pull(d3 @ weights.w3), d3], dim=1)  # [N, H+32]
+    output = torch.addmm(u23[:, hidden:], stage2.output.to(dtype), weights.w3.T)
+    d3 = output * (2 / OUTPUTS)  # [N, 32]
+    d23 = torch.cat([stage2.pull(d3 @ weights.w3).to(dtype), d3], dim=1)  # [N, H+32]
     to_t1 = d23 @ weights.b  # [N, 2H]
-    delta = torch.cat([stage1.pull(to_t1), d23], dim=1)  # [N, 3H+32]
-    total = torch.zeros_like(from_y).index_add_(0, index, delta)
+    total = _sums([stage1.pull(to_t1), d23], index, len(from_y))
     return total, Activations(u2, d23, to_t1)
 
 
@@ -71,30 +72,49 @@ def backward(
     index: Tensor,
     weights: Composed,
     saved: Activations,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    r"""The segments' sums of :math:`\eta` ``[S, 3H+32]``, :math:`\eta` itself ``[N, 3H+32]``, and
-    the gradients of the weights but ``a_y``; ``from_dy [S, 3H+32]`` is :math:`A_y \dot y`.
+) -> tuple[Tensor, Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
+    r"""The segments' sums of :math:`\eta` ``[S, 3H+32]``, :math:`\eta` itself ``[N, 3H+32]``, the
+    gradients of the norms' scales and offsets, and factors of those of ``b`` and ``w3``: two pairs
+    for each, whose products ``left.T @ right`` sum to it. ``from_dy [S, 3H+32]`` is
+    :math:`A_y \dot y`.
     """
-    (wide, hidden, _), b, w3 = weights.widths, weights.b, weights.w3
+    (wide, hidden, _), dtype, b, w3 = weights.widths, weights.b.dtype, weights.b, weights.w3
     u1 = from_y[:, :wide].index_select(0, index) + fixed[:, :wide]
     stage1 = FusedTanhNorm.at(u1, weights.gamma1, weights.beta1)
     stage2 = FusedTanhNorm.at(saved.u2, weights.gamma2, weights.beta2)
     d3 = saved.d23[:, hidden:]  # [N, 32]
 
     du = from_dy.index_select(0, index)  # [N, 3H+32]
-    dt1 = stage1.push(du[:, :wide])
+    dt1 = stage1.push(du[:, :wide]).to(dtype)
     du23 = torch.addmm(du[:, wide:], dt1, b.T)
-    dt2 = stage2.push(du23[:, :hidden])
+    dt2 = stage2.push(du23[:, :hidden]).to(dtype)
     h3 = torch.addmm(du23[:, hidden:], dt2, w3.T) * (2 / OUTPUTS)  # [N, 32]
 
-    h2, d_gamma2, d_beta2 = stage2.pull_both(h3 @ w3, d3 @ w3)
-    h23 = torch.cat([h2, h3], dim=1)  # [N, H+32]
-    h1, d_gamma1, d_beta1 = stage1.pull_both(h23 @ b, saved.to_t1)
+    h2, *of_norm2 = stage2.pull_both(h3 @ w3, d3 @ w3)
+    h23 = torch.cat([h2.to(dtype), h3], dim=1)  # [N, H+32]
+    h1, *of_norm1 = stage1.pull_both(h23 @ b, saved.to_t1)
+    of_b = [(h23, stage1.output), (saved.d23, dt1)]
+    of_w3 = [(h3, stage2.output), (d3, dt2)]
+    total = _sums([h1, h23], index, len(from_y))
     h = torch.cat([h1, h23], dim=1)  # [N, 3H+32]
-    d_b = torch.addmm(h23.T @ stage1.output, saved.d23.T, dt1)  # [H+32, 2H]
-    d_w3 = torch.addmm(h3.T @ stage2.output, d3.T, dt2)  # [32, H]
-    total = torch.zeros_like(from_y).index_add_(0, index, h)
-    return total, h, [d_b, d_w3, d_gamma1, d_beta1, d_gamma2, d_beta2]
+    return total, h, [*of_norm1, *of_norm2], [*of_b, *of_w3]
+
+
+def add_product(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``c + a @ b`` in the dtype of c, with the product in that of b."""
+    return torch.addmm(c, a, b) if b.dtype == c.dtype else c + a.to(b.dtype) @ b
+
+
+def _sums(parts: list[Tensor], index: Tensor, segments: int) -> Tensor:
+    """Sums over each segment, side by side and in float32 or wider: ``[N, D] ... -> [S, D+...]``.
+
+    One by one, since putting the elements' rows side by side would move far more memory.
+    """
+    sums = []
+    for part in parts:
+        rows = part.to(state_dtype(part.dtype))
+        sums.append(rows.new_zeros(segments, rows.shape[1]).index_add_(0, index, rows))
+    return torch.cat(sums, dim=1)
 
 
 class FusedTanhNorm:
@@ -131,18 +151,18 @@ class FusedTanhNorm:
 
     @classmethod
     def at(cls, u: Tensor, gamma: Tensor, beta: Tensor) -> FusedTanhNorm:
-        """Evaluates it at ``u [N, D]``."""
-        u = u.contiguous()
+        """Evaluates it at ``u [N, D]``, in the dtype of gamma."""
+        u = u.to(gamma.dtype).contiguous()
         normed, mean, inv_std = torch.native_layer_norm(u, gamma.shape, gamma, beta, EPS)
         return cls(u, gamma, beta, torch.tanh(normed), mean, inv_std)
 
     def pull(self, d: Tensor) -> Tensor:
         r"""The pullback :math:`J(\gamma (1 - t^2) d)` of ``d [N, D]``."""
-        return self._normal(_tanh_backward(d, self.output), self.gamma)
+        return self._normal(_tanh_backward(d.to(self.u.dtype), self.output), self.gamma)
 
     def push(self, du: Tensor) -> Tensor:
         r"""The tangent :math:`\dot t` along ``du [N, D]``, which it keeps."""
-        self.du = du.contiguous()
+        self.du = du.to(self.u.dtype).contiguous()
         self.dn = self._normal(self.du, None)  # [N, D]
         return _tanh_backward(self.gamma * self.dn, self.output)
 
@@ -159,6 +179,7 @@ class FusedTanhNorm:
             \partial_u &= J(\gamma (q - a s / \sigma))
                 - (\overline{w n} \, \dot n + \overline{w \dot n} \, n) / \sigma
         """
+        e, d = e.to(self.u.dtype), d.to(self.u.dtype)
         n = (self.u - self.mean) * self.inv_std  # [N, D]
         s = _tanh_backward(d, self.output)  # [N, D]
         bend = self.output * (self.gamma * self.dn * d)
@@ -170,7 +191,7 @@ class FusedTanhNorm:
         )  # a and the two means of w, each over sigma, [N, 1]
         d_u = self._normal(torch.addcmul(q, s, along, value=-1), self.gamma)
         d_u = d_u - self.dn * w_along - n * w_tangent
-        return d_u, torch.addcmul(q * n, s, self.dn).sum(dim=0), q.sum(dim=0)
+        return d_u, torch.addcmul(q * n, s, self.dn), q
 
     def _normal(self, g: Tensor, gamma: Tensor | None) -> Tensor:
         r""":math:`J(\gamma g)`, or :math:`J(g)` without gamma: ``[N, D]``."""

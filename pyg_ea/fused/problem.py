@@ -10,7 +10,8 @@ from pyg_ea.potentials.resnet import Composed
 
 
 class Problem(NamedTuple):
-    """Tensors that a solve of Listing 1 depends on, of one dtype but ``segment_index``.
+    """Tensors that a solve of Listing 1 depends on, of one dtype but ``segment_index`` and, under
+    autocast, ``fixed``.
 
     Their gradients are a ``Problem`` too, with None for the last two.
     """
@@ -22,7 +23,7 @@ class Problem(NamedTuple):
     momentum: Tensor
     decay: Tensor
     fixed: Tensor
-    r"""``[N, 3H+32]``, :math:`A_x x + a`."""
+    r"""``[N, 3H+32]``, :math:`A_x x + a`. Matrix products run in its dtype."""
     a_y: Tensor
     b: Tensor
     w3: Tensor
@@ -37,8 +38,9 @@ class Problem(NamedTuple):
 
     @property
     def weights(self) -> Composed:
-        """The potential's weights."""
-        return Composed(*self[5:12])
+        """The potential's weights, the matrices in the dtype of products."""
+        matrices = (matrix.to(self.fixed.dtype) for matrix in self[5:8])
+        return Composed._make([*matrices, *self[8:12]])
 
     @property
     def differentiable(self) -> tuple[Tensor, ...]:

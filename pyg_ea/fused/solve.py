@@ -15,7 +15,7 @@ from pyg_ea.energy import Energy, L2Prior, NoPrior
 from pyg_ea.fused import native
 from pyg_ea.fused.native import NativeSolve
 from pyg_ea.fused.problem import Problem, Settings
-from pyg_ea.fused.torch_solve import TorchSolve
+from pyg_ea.fused.torch_solve import TorchSolve, compiled_steps
 from pyg_ea.potentials.resnet import BoundResNet, gradient_in_y
 from pyg_ea.segments import Segments
 from pyg_ea.solver import NesterovSolver, Solution, nesterov_step
@@ -36,9 +36,10 @@ def solve_backend(name: BackendName) -> Iterator[None]:
             layer(x, index)
 
     Args:
-        name: ``"auto"``, the fastest that supports the inputs (default); ``"native"`` and
-            ``"torch"``, the fused solve in C or in torch operations where it supports the inputs;
-            ``"plain"``, plain PyTorch, which autograd differentiates step by step.
+        name: ``"auto"`` (default), the fastest that supports the inputs: the fused solve in C on a
+            CPU, in compiled torch operations on a GPU; ``"native"`` and ``"torch"``, the fused
+            solve in C or in torch operations where it supports the inputs; ``"plain"``, plain
+            PyTorch, which autograd differentiates step by step.
 
     Raises:
         ValueError: for another name.
@@ -59,8 +60,8 @@ def is_supported(solver: NesterovSolver, energy: Energy, y: Tensor) -> bool:
     """Whether the fused solve takes this energy from ``y [S, D]`` on.
 
     It takes :class:`ResNetPotential` with :class:`L2Prior` or :class:`NoPrior` under
-    :class:`NesterovSolver`, all of one dtype, in eager mode without autocast and outside
-    ``torch.func`` transforms.
+    :class:`NesterovSolver`, all of one dtype but for what autocast computes, in eager mode and
+    outside ``torch.func`` transforms.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _chosen.get() == "plain":
         return False
@@ -73,13 +74,13 @@ def is_supported(solver: NesterovSolver, energy: Energy, y: Tensor) -> bool:
     ):
         return False
     small = (solver.raw_lr, solver.raw_momentum, *prior.parameters())
-    tensors = (bound.fixed, *bound.weights, *small, energy.scale)
+    tensors = (*bound.weights, *small, energy.scale)
     return (
         not energy.scale.requires_grad
-        and not autocasts(y)
+        and (bound.fixed.dtype == y.dtype or autocasts(y))
         and y.dtype in native.DTYPES
         and all(tensor.dtype == y.dtype for tensor in tensors)
-        and not any(map(is_wrapped, tensors))
+        and not any(map(is_wrapped, (bound.fixed, *tensors)))
     )
 
 
@@ -104,10 +105,12 @@ def solve(
     last = steps if last is None else min(last, steps)
     settings = Settings(steps, solver.gtol, solver.clip, last, recompute)
     backend: Backend
-    if bound.elements is not None:
-        backend = TorchSolve(bound.elements)
-    elif _chosen.get() != "torch" and native.is_supported(problem):
+    if bound.compiled is not None:
+        backend = TorchSolve(bound.compiled)
+    elif _chosen.get() != "torch" and fixed.dtype == y.dtype and native.is_supported(problem):
         backend = NativeSolve()
+    elif _chosen.get() == "auto" and y.device.type == "cuda":
+        backend = TorchSolve(compiled_steps())
     else:
         backend = TorchSolve()
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in problem):
@@ -155,9 +158,10 @@ class FusedSolve(torch.autograd.Function):
 def plain_solve(problem: Problem, settings: Settings) -> Solution:
     """The same in plain operations, differentiable at every order."""
     segments = Segments(problem.segment_index, len(problem.start))
+    weights = problem.weights
 
     def gradient(y: Tensor) -> Tensor:
-        potential = gradient_in_y(y, problem.fixed, segments, problem.weights)
+        potential = gradient_in_y(y, problem.fixed, segments, weights)
         return problem.scale[:, None] * (2 * problem.decay * y + potential)
 
     state = Solution.at_rest(problem.start)

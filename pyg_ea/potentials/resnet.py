@@ -2,7 +2,6 @@ r"""The potential of the paper (Listing 1) and the closed form of its gradient i
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from pyg_ea.potentials.base import Potential
 from pyg_ea.potentials.tanh_norm import TanhNorm
 from pyg_ea.segments import Segments
-from pyg_ea.tensors import autocasts
+from pyg_ea.tensors import without_autocast
 
 OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
 
@@ -60,7 +59,7 @@ class ResNetPotential(Potential):
         )
         self.norm1 = nn.LayerNorm(2 * hidden_channels)
         self.norm2 = nn.LayerNorm(hidden_channels)
-        self.elements: Any = None  # compiled work on the elements, see EAAggregation.compile
+        self.compiled: Any = None  # the compiled inner step, see EAAggregation.compile
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -86,7 +85,7 @@ class ResNetPotential(Potential):
         return BoundResNet(self, x, segments)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "elements": None}  # compiled code cannot be copied or pickled
+        return {**self.__dict__, "compiled": None}  # compiled code cannot be copied or pickled
 
     def extra_repr(self) -> str:
         """Sizes, for ``repr``."""
@@ -141,16 +140,13 @@ class BoundResNet:
     """
 
     def __init__(self, potential: ResNetPotential, x: Tensor, segments: Segments) -> None:
-        full_precision = (
-            torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
-        )
-        with full_precision:
+        with without_autocast(x):
             a_x, a_y, offset, b, w3 = _composed(potential)
         norm1, norm2 = potential.norm1, potential.norm2
         self.weights = Composed(a_y, b, w3, norm1.weight, norm1.bias, norm2.weight, norm2.bias)
         self.fixed = F.linear(x, a_x, offset)  # [N, 3H+32]
         self.segments = segments
-        self.elements = potential.elements
+        self.compiled = potential.compiled
 
     def value(self, y: Tensor) -> Tensor:
         """Sum of the potential over each segment: ``[S, Dy] -> [S]``."""
@@ -199,7 +195,7 @@ def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     if isinstance(p.skip3, nn.Linear):
         w3, c3 = l3.weight + p.skip3.weight, l3.bias + p.skip3.bias
     else:
-        w3, c3 = l3.weight + torch.eye(OUTPUTS).to(l3.weight), l3.bias
+        w3, c3 = l3.weight + l3.weight.new_ones(OUTPUTS).diag(), l3.bias
     w3_r2, c2 = _after(w3, p.skip2, c3)
     b = torch.cat([l2.weight, w3_r2])
     b_r1, c1 = _after(b, p.skip1, torch.cat([l2.bias, c2]))

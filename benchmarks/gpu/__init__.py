@@ -1,0 +1,1 @@
+"""Benchmark on a GPU: ``python -m benchmarks.gpu --help``."""

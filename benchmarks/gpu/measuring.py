@@ -1,0 +1,145 @@
+"""Time, memory, precision and execution mode of a step, on a GPU and, to rehearse, on a CPU."""
+
+from __future__ import annotations
+
+import csv
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from benchmarks.memory import most_allocated
+from benchmarks.records import MEASUREMENTS, Measurement, Recorder
+from benchmarks.workloads import Workload
+from pyg_ea import solve_backend
+
+PRECISIONS = ("float32", "tf32", "bf16")
+"""Of products: float32, TF32, and bf16 under autocast with all others in TF32."""
+
+REPETITIONS = 5
+BLOCK = 0.02  # seconds of calls that are timed together
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a part is given.
+
+    Args:
+        recorder: takes its measurements.
+        device: where to compute.
+        rehearse: whether sizes are those of a toy.
+        csv: molecules for the trainer; None leaves its parts out.
+        root: folder in which the trainer has prepared them.
+        seconds: time limit of the part.
+    """
+
+    recorder: Recorder
+    device: torch.device
+    rehearse: bool
+    csv: Path | None
+    root: Path
+    seconds: float
+
+    def size(self, workload: Workload) -> Workload:
+        """``workload``, or a toy of it."""
+        if not self.rehearse:
+            return workload
+        sizes = {"elements": 52, "segments": min(workload.segments, 2), "channels": 8, "steps": 2}
+        return replace(workload, **sizes)  # type: ignore[arg-type]
+
+    def add(self, section: str, case: str, who: str, quantity: str, value: float, **more) -> None:
+        """Records one number and writes the file, since a part may be stopped at any time."""
+        more.setdefault("unit", "s")
+        self.recorder.add(Measurement(section, case, who, quantity, value, **more))
+        self.recorder.write()
+
+    def row(self, section: str, size: Workload, who: str, detail: str) -> Callable[..., None]:
+        """:meth:`add` for one contestant at one size: ``(quantity, value, unit=, repetition=)``."""
+        sizes = {
+            name: getattr(size, name) for name in ("elements", "segments", "channels", "steps")
+        }
+        return partial(self.add, section, size.name, who, detail=detail, **sizes)
+
+    def known(self, part: str, who: str) -> dict[str, float]:
+        """What an earlier part recorded of a contestant."""
+        path = self.recorder.folder.parent / part / MEASUREMENTS
+        if not path.is_file():
+            return {}
+        with open(path, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["contestant"] == who]
+        return {row["quantity"]: float(row["value"]) for row in rows}
+
+
+@contextmanager
+def precision(name: str, device: torch.device) -> Iterator[None]:
+    """Runs products in one of ``PRECISIONS``."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest" if name == "float32" else "high")
+    with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):
+        yield
+    torch.set_float32_matmul_precision(before)
+
+
+def prepared(step: Step, mode: str, device: torch.device) -> Step:
+    """``step`` in an execution mode, after a first call.
+
+    Modes: ``eager``, operations one by one; ``default``, on a GPU the inner step compiled, on a CPU
+    the C code; ``graph``, the default in a CUDA graph, on a GPU only.
+    """
+
+    def run() -> None:
+        with solve_backend("torch" if mode == "eager" else "auto"):
+            step()
+
+    if mode != "graph":
+        run()
+        return run
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def seconds(step: Step, device: torch.device) -> list[float]:
+    """Seconds of a call, measured several times, by CUDA events on a GPU."""
+    step()
+    number = max(1, min(50, round(BLOCK / _block(step, 1, device))))
+    return [_block(step, number, device) for _ in range(REPETITIONS)]
+
+
+def _block(step: Step, number: int, device: torch.device) -> float:
+    if device.type == "cpu":
+        started = perf_counter()
+        for _ in range(number):
+            step()
+        return (perf_counter() - started) / number
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(number):
+        step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / number
+
+
+def peak(step: Step, device: torch.device) -> int:
+    """Bytes allocated at most at a time by a call, beyond those allocated before."""
+    if device.type == "cpu":
+        return most_allocated(step)
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) - before

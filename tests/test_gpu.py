@@ -1,0 +1,167 @@
+"""What only a GPU can show: nothing waits, few kernels, CUDA graphs, precision. Else one skip."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch_geometric.data import Batch
+
+from benchmarks.gin import ATOM_KINDS, GIN, TASKS, molecules
+from benchmarks.gpu.measuring import PRECISIONS, precision
+from pyg_ea import EAAggregation, EAConv, EAGlobalPool, auxiliary_loss, solve_backend
+
+if not torch.cuda.is_available():
+    pytest.skip("no GPU", allow_module_level=True)
+
+pytestmark = pytest.mark.cuda
+DEVICE = torch.device("cuda")
+CHANNELS = 32
+SIZES = [(260, 10), (131, 7), (400, 9)]  # N, S
+LAUNCHES = 45  # kernels of an inner step, forward and backward; uncompiled some 170
+ERRORS = {"float32": 1e-5, "tf32": 2e-3, "bf16": 1e-2}
+"""Of the output at 15 steps, relative to its largest entry: 24, 11 and 8 bits in products."""
+
+
+class Convolution(nn.Module):
+    """Local aggregation and readout by EA."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.atoms = nn.Embedding(ATOM_KINDS, CHANNELS)
+        self.conv = EAConv(CHANNELS, CHANNELS, steps=2)
+        self.pool = EAGlobalPool(CHANNELS, CHANNELS, steps=3)
+        self.head = nn.Linear(CHANNELS, TASKS)
+
+    def forward(self, batch: Batch) -> Tensor:
+        x = self.conv(self.atoms(batch.x), batch.edge_index)
+        return self.head(self.pool(x, batch.batch, size=batch.num_graphs))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "gin": lambda: GIN(CHANNELS, EAAggregation(CHANNELS, CHANNELS, steps=4), 2, dropout=0.0),
+    "convolution": Convolution,
+}
+
+
+def training(model: nn.Module, batch: Batch) -> Callable[[], None]:
+    """A whole training step."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = F.binary_cross_entropy_with_logits(model(batch).float(), batch.y)
+        (loss + auxiliary_loss(model)).backward()
+        optimizer.step()
+
+    return step
+
+
+def make(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS[name]().to(DEVICE)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("model", MODELS)
+def test_training_and_evaluation_do_not_wait(model, name) -> None:
+    module, batch = make(model), molecules(8).to(DEVICE)
+    step = training(module, batch)
+
+    def train_and_evaluate() -> None:
+        step()
+        module.eval()
+        with torch.no_grad():
+            module(batch)
+        module.train()
+
+    with precision(name, DEVICE):
+        train_and_evaluate()  # compiles
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            train_and_evaluate()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_training_step_in_a_cuda_graph(model) -> None:
+    module, batch = make(model), molecules(8).to(DEVICE)
+    twin = copy.deepcopy(module)
+    step, side = training(module, batch), torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for _ in range(3):
+        graph.replay()
+    step = training(twin, batch)
+    for _ in range(6):
+        step()
+    expected = twin.state_dict()
+    for key, value in module.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-4, msg=key)
+
+
+def run(backend: str, x: Tensor, index: Tensor, segments: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    layer = EAAggregation(CHANNELS, CHANNELS, steps=5).to(x)
+    with solve_backend(backend):
+        y = layer(x, index, dim_size=segments)
+        loss = y.square().sum() + auxiliary_loss(layer)
+        return [y.detach(), *torch.autograd.grad(loss, [x, *layer.parameters()])]
+
+
+def batch(elements: int, segments: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, int]:
+    generator = torch.Generator().manual_seed(elements)
+    x = torch.randn(elements, CHANNELS, dtype=dtype, generator=generator)
+    index = torch.randint(segments, (elements,), generator=generator)
+    return x.to(DEVICE).requires_grad_(), index.to(DEVICE), segments
+
+
+def test_compiled_by_default_once_for_all_sizes_and_equal_to_operations() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    for elements, segments in SIZES:
+        inputs = batch(elements, segments, torch.float64)
+        for one, other in zip(run("auto", *inputs), run("torch", *inputs), strict=True):
+            # atomic additions come in any order
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_error_of_the_output(name) -> None:
+    torch.manual_seed(0)
+    layer = EAAggregation(64, 64).to(DEVICE)
+    x, index = torch.randn(260, 64, device=DEVICE), torch.arange(260, device=DEVICE) // 26
+    with torch.no_grad():
+        with precision(name, DEVICE):
+            y = layer(x, index, dim_size=10)
+        expected = copy.deepcopy(layer).double()(x.double(), index, dim_size=10)
+    assert y.dtype == torch.float32
+    assert (y - expected).abs().max() < ERRORS[name] * expected.abs().max()
+
+
+def test_an_inner_step_launches_few_kernels() -> None:
+    def kernels(steps: int) -> int:
+        layer = EAAggregation(CHANNELS, CHANNELS, steps=steps).to(DEVICE)
+        x, index, segments = batch(260, 10, torch.float32)
+        layer(x, index, dim_size=segments).sum().backward()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            layer(x, index, dim_size=segments).sum().backward()
+            torch.cuda.synchronize()
+        kind = torch.autograd.DeviceType.CUDA
+        return sum(event.device_type == kind for event in profiler.events())
+
+    assert (kernels(6) - kernels(2)) / 4 <= LAUNCHES
