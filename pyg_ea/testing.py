@@ -76,8 +76,7 @@ def check_potential(potential: Function, x_channels: int, y_channels: int) -> No
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         values = potential(x, y[index])
-        shape = (len(x),)
-        _require(values.shape == shape, f"returned shape {list(values.shape)}, expected [N]")
+        _require(values.shape == x.shape[:1], f"returned shape {list(values.shape)}, expected [N]")
         _require(values.isfinite().all(), "returned values that are not finite")
         _require(potential(x[:0], y[:0]).shape == (0,), "expected shape [0] for no element")
         alone = torch.cat([potential(x[i : i + 1], y[index[i : i + 1]]) for i in range(len(x))])
@@ -139,15 +138,11 @@ def check_module(
     _ModuleChecks(build, run, no_gradient).run_all(skip)
 
 
-def _call(module: nn.Module, x: Tensor, index: Tensor | None, num_sets: int | None) -> Tensor:
-    return module(x, index, dim_size=num_sets)
-
-
 def check_aggregation(
     build: Build,
     channels: int,
     *,
-    call: Call = _call,
+    call: Call = lambda module, x, index, num_sets: module(x, index, dim_size=num_sets),
     no_gradient: Collection[str] = (),
     skip: Collection[str] = (),
 ) -> None:
