@@ -9,4 +9,4 @@ trap 'rm -rf "$venv"' EXIT
 "$venv/bin/pip" install -q -c constraints-oldest.txt -e . \
     pytest pytest-cov pytest-xdist hypothesis pandas # pandas: for benchmarks.peak
 git ls-files 'tests/test_*.py' | grep -vE '_(benchmarks|docs|quality|results)[.]py' |
-    xargs "$venv/bin/python" -m pytest --no-cov
+    xargs "$venv/bin/python" -m pytest --no-cov -W ignore::DeprecationWarning # their own

@@ -50,7 +50,7 @@ def forward(
     r"""The segments' sums of :math:`\delta`, ``[S, 3H+32]``, for ``from_y [S, 3H+32]``, that is
     :math:`A_y y`, and ``fixed [N, 3H+32]``.
     """
-    wide, hidden, _ = weights.widths
+    wide, hidden = len(weights.gamma1), len(weights.gamma2)
     u = from_y.index_select(0, index) + fixed  # [N, 3H+32]
     stage1 = FusedTanhNorm.at(u[:, :wide], weights.gamma1, weights.beta1)
     u23 = torch.addmm(u[:, wide:], stage1.output, weights.b.T)  # [N, H+32]
@@ -75,7 +75,7 @@ def backward(
     r"""The segments' sums of :math:`\eta` ``[S, 3H+32]``, :math:`\eta` itself ``[N, 3H+32]``, and
     the gradients of the weights but ``a_y``; ``from_dy [S, 3H+32]`` is :math:`A_y \dot y`.
     """
-    (wide, hidden, _), b, w3 = weights.widths, weights.b, weights.w3
+    wide, hidden, b, w3 = len(weights.gamma1), len(weights.gamma2), weights.b, weights.w3
     u1 = from_y[:, :wide].index_select(0, index) + fixed[:, :wide]
     stage1 = FusedTanhNorm.at(u1, weights.gamma1, weights.beta1)
     stage2 = FusedTanhNorm.at(saved.u2, weights.gamma2, weights.beta2)
