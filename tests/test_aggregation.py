@@ -24,9 +24,9 @@ from pyg_ea import (
     mean_scaling,
     unit_scaling,
 )
-from tests.conformance import CHANNELS, SIZES, SetModule, batch
+from pyg_ea.testing import SIZES, batch, check_aggregation
 
-OUT = 4
+CHANNELS, OUT = 6, 4
 STEPS = 6
 
 
@@ -88,88 +88,104 @@ VARIANTS: dict[str, Callable[[], EAAggregation]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::pyg_ea.ImplicitGradientWarning")  # 6 steps do not converge
-@pytest.mark.parametrize("variant", VARIANTS)
-class TestEAAggregation(SetModule):
-    """Every check of ``conformance`` for every variant, and those of index against ptr."""
+implicit = pytest.mark.filterwarnings("ignore::pyg_ea.ImplicitGradientWarning")  # too few steps
 
-    @pytest.fixture(autouse=True)
-    def _variant(self, variant: str) -> None:
-        self.variant = variant
 
-    def build(self) -> EAAggregation:
-        return VARIANTS[self.variant]()
+@pytest.fixture(params=VARIANTS)
+def variant(request) -> str:
+    return request.param
 
-    def aggregate(self, module, x, index, num_sets=None) -> Tensor:
-        return module(x, index, dim_size=num_sets)
 
-    def may_lack_gradient(self, module, name: str) -> bool:
-        return self.variant == "implicit" and name.startswith("solver.")
+@pytest.fixture
+def module(variant) -> EAAggregation:
+    torch.manual_seed(0)
+    return VARIANTS[variant]()
 
-    def test_multiplicity_counts(self, module) -> None:
-        if self.variant != "mean-scaling":
-            super().test_multiplicity_counts(module)
-            return
-        x, index = batch()  # with as much prior for each element, a mean sees no difference
-        module.prior = NoPrior()
-        once = module(x, torch.zeros_like(index))
-        torch.testing.assert_close(module(x.repeat(4, 1)), once, rtol=1e-3, atol=1e-3)
 
-    def test_ptr_and_both_equal_index(self, module) -> None:
-        x, index = batch()
-        x = x[index.argsort(stable=True)]
-        index = index.sort().values
-        ptr = torch.tensor([0, *SIZES]).cumsum(0)
-        by_index = module(x, index, dim_size=len(SIZES))
-        assert torch.equal(module(x, ptr=ptr), by_index)
-        assert torch.equal(module(x, index, ptr), by_index)
-        assert torch.equal(module(x, index, ptr, len(SIZES)), by_index)
-        assert torch.equal(module(x, ptr=ptr, dim_size=len(SIZES)), by_index)
-        assert torch.equal(module(x, index), by_index[: int(index.max()) + 1])
+@implicit
+def test_it_passes_the_checks(variant) -> None:
+    check_aggregation(
+        VARIANTS[variant],
+        CHANNELS,
+        no_gradient=["solver."] if variant == "implicit" else [],
+        skip=["multiplicity"] if variant == "mean-scaling" else [],
+    )
 
-    def test_ptr_has_the_gradients_of_index(self, module) -> None:
-        x, index = batch(torch.float64)
-        module = module.double()
-        x = x[index.argsort(stable=True)].requires_grad_()
-        ptr = torch.tensor([0, *SIZES]).cumsum(0)
-        by_index = module(x, index.sort().values, dim_size=len(SIZES))
-        leaves = [x, *(p for p in module.potential.parameters())]
-        expected = torch.autograd.grad(by_index.square().sum(), leaves)
-        got = torch.autograd.grad(module(x, ptr=ptr).square().sum(), leaves)
-        for mine, theirs in zip(got, expected, strict=True):
-            self.close(mine, theirs)
 
-    def test_leading_dimensions_are_further_batches(self, module) -> None:
-        module = module.double()
-        x, index = batch(torch.float64)
-        stack = torch.stack([x, -x, 0.5 * x])
-        out = module(stack, index, dim_size=len(SIZES))
-        assert out.shape[:2] == (3, len(SIZES))
-        for layer, part in zip(stack, out, strict=True):
-            self.close(part, module(layer, index, dim_size=len(SIZES)))
-        first = module(stack.movedim(1, 0), index, dim_size=len(SIZES), dim=0)
-        self.close(first, out.movedim(1, 0))
+def test_a_mean_without_prior_does_not_count() -> None:
+    torch.manual_seed(0)
+    module = learned(scaling=mean_scaling, prior=NoPrior())
+    x, _ = batch(CHANNELS)
+    torch.testing.assert_close(module(x.repeat(4, 1)), module(x), rtol=1e-3, atol=1e-3)
 
-    def test_gradient_flows_to_the_elements(self, module) -> None:
-        x, index = batch()
-        x.requires_grad_()
-        module(x, index, dim_size=len(SIZES)).square().sum().backward()
-        assert x.grad.isfinite().all()
-        assert (x.grad.abs().amax(dim=1) > 0).all()
 
-    def test_frozen_layer_passes_gradients_through(self, module) -> None:
-        x, index = batch()
-        module.requires_grad_(False)
-        assert not module(x, index).requires_grad
-        x.requires_grad_()
-        module(x, index).square().sum().backward()
-        assert x.grad.abs().max() > 0
-        assert all(p.grad is None for p in module.parameters())
+def close(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
-    def test_repr_tells_sizes_and_steps(self, module) -> None:
-        text = repr(module)
-        assert text.startswith(f"EAAggregation({CHANNELS}, {module.out_channels}")
-        assert f"steps={STEPS}" in text
+
+def test_ptr_and_both_equal_index(module) -> None:
+    x, index = batch(CHANNELS)
+    x = x[index.argsort(stable=True)]
+    index = index.sort().values
+    ptr = torch.tensor([0, *SIZES]).cumsum(0)
+    by_index = module(x, index, dim_size=len(SIZES))
+    assert torch.equal(module(x, ptr=ptr), by_index)
+    assert torch.equal(module(x, index, ptr), by_index)
+    assert torch.equal(module(x, index, ptr, len(SIZES)), by_index)
+    assert torch.equal(module(x, ptr=ptr, dim_size=len(SIZES)), by_index)
+    assert torch.equal(module(x, index), by_index[: int(index.max()) + 1])
+
+
+@implicit
+def test_ptr_has_the_gradients_of_index(module) -> None:
+    x, index = batch(CHANNELS, torch.float64)
+    module = module.double()
+    x = x[index.argsort(stable=True)].requires_grad_()
+    ptr = torch.tensor([0, *SIZES]).cumsum(0)
+    by_index = module(x, index.sort().values, dim_size=len(SIZES))
+    leaves = [x, *(p for p in module.potential.parameters())]
+    expected = torch.autograd.grad(by_index.square().sum(), leaves)
+    got = torch.autograd.grad(module(x, ptr=ptr).square().sum(), leaves)
+    for mine, theirs in zip(got, expected, strict=True):
+        close(mine, theirs)
+
+
+def test_leading_dimensions_are_further_batches(module) -> None:
+    module = module.double()
+    x, index = batch(CHANNELS, torch.float64)
+    stack = torch.stack([x, -x, 0.5 * x])
+    out = module(stack, index, dim_size=len(SIZES))
+    assert out.shape[:2] == (3, len(SIZES))
+    for layer, part in zip(stack, out, strict=True):
+        close(part, module(layer, index, dim_size=len(SIZES)))
+    first = module(stack.movedim(1, 0), index, dim_size=len(SIZES), dim=0)
+    close(first, out.movedim(1, 0))
+
+
+@implicit
+def test_gradient_flows_to_the_elements(module) -> None:
+    x, index = batch(CHANNELS)
+    x.requires_grad_()
+    module(x, index, dim_size=len(SIZES)).square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert (x.grad.abs().amax(dim=1) > 0).all()
+
+
+@implicit
+def test_frozen_layer_passes_gradients_through(module) -> None:
+    x, index = batch(CHANNELS)
+    module.requires_grad_(False)
+    assert not module(x, index).requires_grad
+    x.requires_grad_()
+    module(x, index).square().sum().backward()
+    assert x.grad.abs().max() > 0
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_repr_tells_sizes_and_steps(module) -> None:
+    text = repr(module)
+    assert text.startswith(f"EAAggregation({CHANNELS}, {module.out_channels}")
+    assert f"steps={STEPS}" in text
 
 
 def test_effective_start_values_equal_the_arguments() -> None:
@@ -234,7 +250,7 @@ def test_solution_describes_the_last_call() -> None:
     torch.manual_seed(0)
     layer = learned()
     assert layer.solution is None
-    x, index = batch()
+    x, index = batch(CHANNELS)
     y = layer(x, index, dim_size=len(SIZES))
     solution = layer.solution
     assert torch.equal(solution.y, y)
@@ -251,7 +267,7 @@ def test_auxiliary_norms_reach_every_parameter() -> None:
     for name in ("gradient_mean_square", "path_mean_square"):
         torch.manual_seed(0)
         layer = learned()
-        x, index = batch()
+        x, index = batch(CHANNELS)
         layer(x, index)
         getattr(layer.solution, name).sum().backward()
         for parameter_name, parameter in layer.named_parameters():
@@ -262,7 +278,7 @@ def test_diagnose_reports_each_segment() -> None:
     torch.manual_seed(0)
     layer = classic(MeanPotential())
     layer.eval_steps = 400
-    x, index = batch()
+    x, index = batch(CHANNELS)
     report = layer.eval().diagnose(x, index, dim_size=len(SIZES))
     occupied = torch.tensor(SIZES) > 0
     assert (report.energy_after[occupied] < report.energy_before[occupied]).all()
@@ -277,7 +293,7 @@ def test_diagnose_reports_each_segment() -> None:
 
 def test_diagnose_leaves_the_solution_and_the_module_alone() -> None:
     layer = learned()
-    x, index = batch()
+    x, index = batch(CHANNELS)
     layer(x, index)
     before = layer.solution
     layer.diagnose(x, index)

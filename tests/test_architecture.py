@@ -25,7 +25,7 @@ LEVELS = [
     {"fused"},
     {"adjoints"},
     {"aggregation", "forms"},
-    {"pool", "conv", "losses", "multi", "optim"},
+    {"pool", "conv", "losses", "multi", "optim", "testing"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

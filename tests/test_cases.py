@@ -83,7 +83,7 @@ INDICES = {
 @pytest.mark.parametrize("build", SET_MODULES.values(), ids=SET_MODULES)
 def test_kinds_of_index(build, index) -> None:
     module = build().double()
-    plain = torch.tensor(index.tolist())
+    plain = index.as_tensor() if isinstance(index, Index) else index.clone()
     results = []
     for given in (index, plain):
         x = nodes().requires_grad_()
@@ -573,10 +573,10 @@ def test_functional_call(layer) -> None:
     total = value(layer, parameters, nodes())
     gradients = torch.autograd.grad(total, list(parameters.values()))
     close(dict(zip(parameters, gradients, strict=True)), autograd_gradients(layer, nodes()))
-    doubled = {name: 2 * p for name, p in parameters_of(layer).items()}
+    halved = {name: 0.5 * p for name, p in parameters_of(layer).items()}
     twin = copy.deepcopy(layer)
-    twin.load_state_dict(doubled)
-    close(value(layer, doubled, nodes()), sum_of_squares(twin(nodes(), BATCH)).detach())
+    twin.load_state_dict(halved)
+    close(value(layer, halved, nodes()), sum_of_squares(twin(nodes(), BATCH)).detach())
 
 
 def test_func_grad(layer) -> None:
@@ -670,7 +670,7 @@ def test_func_with_the_other_adjoints_works_or_is_refused_in_one_line(adjoint, t
     except (RuntimeError, ValueError, TypeError) as error:
         text = str(error)
         assert "\n" not in text, text
-        assert type(adjoint).__name__ in text or "torch.func" in text, text
+        assert type(adjoint).__name__ in text or "torch.func" in text or "vmap" in text, text
     else:
         close(got, transform(plain))
 

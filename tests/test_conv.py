@@ -14,8 +14,9 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn.aggr import Aggregation, SumAggregation
 
 from pyg_ea import EAAggregation, EAConv, GINForm, MeanPotential, NesterovSolver, NoPrior
-from tests.conformance import CHANNELS, Module
+from pyg_ea.testing import check_module
 
+CHANNELS = 6
 NUM_NODES = 7
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 4, 0, 2, 1], [1, 0, 1, 1, 3, 0, 3, 0, 5]])  # 2, 4, 6 get none
 EDGE_DIM = 3
@@ -31,10 +32,18 @@ def graph(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("edge_dim", [None, EDGE_DIM], ids=["bare", "bond-features"])
 @pytest.mark.parametrize("form", ["gin", "gcn"])
-class TestEAConv(Module):
+class TestEAConv:
     @pytest.fixture(autouse=True)
     def _variant(self, form: str, edge_dim: int | None) -> None:
         self.form, self.edge_dim = form, edge_dim
+
+    @pytest.fixture
+    def module(self, _variant) -> EAConv:
+        torch.manual_seed(0)
+        return self.build()
+
+    def test_it_passes_the_checks(self) -> None:
+        check_module(self.build, self.run)
 
     def build(self) -> EAConv:
         return EAConv(CHANNELS, 5, self.form, edge_dim=self.edge_dim, hidden_channels=8, steps=6)

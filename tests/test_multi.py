@@ -1,78 +1,89 @@
-"""NormedMultiAggregation: the conformance checks, and each part behind its own norm."""
+"""NormedMultiAggregation: the checks of an aggregation, and each part behind its own norm."""
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch_geometric.nn import GINConv, aggr
 
 from pyg_ea import EAAggregation, NormedMultiAggregation, Truncated, auxiliary_loss
-from tests.conformance import CHANNELS, SIZES, SetModule, batch
+from pyg_ea.testing import SIZES, batch, check_aggregation
 
-OUT = 4
+CHANNELS, OUT = 6, 4
 
 
 def ea(**arguments: object) -> EAAggregation:
     return EAAggregation(CHANNELS, OUT, 8, 6, **arguments)
 
 
-class TestNormedMultiAggregation(SetModule):
-    def build(self) -> NormedMultiAggregation:
-        return NormedMultiAggregation(
-            [ea(), "mean", "sum", "max"], [OUT, CHANNELS, CHANNELS, CHANNELS]
-        )
+def build() -> NormedMultiAggregation:
+    return NormedMultiAggregation([ea(), "mean", "sum", "max"], [OUT, CHANNELS, CHANNELS, CHANNELS])
 
-    def aggregate(self, module, x, index, num_sets=None) -> Tensor:
-        return module(x, index, dim_size=num_sets)
 
-    def test_each_part_stands_behind_its_own_norm(self, module) -> None:
-        x, index = batch()
-        with torch.no_grad():
-            for i, norm in enumerate(module.norms):
-                norm.weight.fill_(i + 1.0)
-                norm.bias.fill_(0.5 * i)
-        parts = self.run(module).split(module.channels, dim=1)
-        occupied = torch.tensor(SIZES) > 0
-        for i, (aggregation, got) in enumerate(zip(module.aggrs, parts, strict=True)):
-            y = aggregation(x, index, dim_size=len(SIZES))
-            expected = (i + 1) * F.layer_norm(y, y.shape[1:]) + 0.5 * i
-            torch.testing.assert_close(got[occupied], expected[occupied])
+@pytest.fixture
+def module() -> NormedMultiAggregation:
+    torch.manual_seed(0)
+    return build()
 
-    def test_empty_sets_stay_zero_whatever_the_norms_learn(self, module) -> None:
-        with torch.no_grad():
-            for norm in module.norms:
-                norm.bias.fill_(3.0)
-        self.test_empty_sets_are_zero(module)
 
-    def test_ptr_is_the_same_as_index(self, module) -> None:
-        x, _ = batch()
-        sizes = torch.tensor(SIZES)
-        index = torch.arange(len(SIZES)).repeat_interleave(sizes)
-        ptr = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
-        expected = module(x, index, dim_size=len(SIZES))
-        assert torch.equal(module(x, ptr=ptr), expected)
+def test_it_passes_the_checks() -> None:
+    check_aggregation(build, CHANNELS)
 
-    def test_the_auxiliary_loss_finds_ea_inside(self, module) -> None:
-        self.run(module)
-        assert auxiliary_loss(module) == auxiliary_loss(module.aggrs[0]) > 0
 
-    def test_second_derivatives_by_ptr_are_those_by_index(self, module) -> None:
-        module = module.double()
-        sizes = torch.tensor(SIZES)
-        index = torch.arange(len(SIZES)).repeat_interleave(sizes)
-        x, _ = batch(torch.float64)
-        x.requires_grad_()
-        ptr = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
-        second = []
-        for out in (module(x, index, dim_size=len(SIZES)), module(x, ptr=ptr)):
-            (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
-            second.append(torch.autograd.grad(grad.square().sum(), x)[0])
-        assert second[0].abs().max() > 0
-        torch.testing.assert_close(*second)
+def test_each_part_stands_behind_its_own_norm(module) -> None:
+    x, index = batch(CHANNELS)
+    with torch.no_grad():
+        for i, norm in enumerate(module.norms):
+            norm.weight.fill_(i + 1.0)
+            norm.bias.fill_(0.5 * i)
+    parts = module(*batch(CHANNELS), dim_size=len(SIZES)).split(module.channels, dim=1)
+    occupied = torch.tensor(SIZES) > 0
+    for i, (aggregation, got) in enumerate(zip(module.aggrs, parts, strict=True)):
+        y = aggregation(x, index, dim_size=len(SIZES))
+        expected = (i + 1) * F.layer_norm(y, y.shape[1:]) + 0.5 * i
+        torch.testing.assert_close(got[occupied], expected[occupied])
+
+
+def test_empty_sets_stay_zero_whatever_the_norms_learn(module) -> None:
+    with torch.no_grad():
+        for norm in module.norms:
+            norm.bias.fill_(3.0)
+    occupied = torch.tensor(SIZES) > 0
+    out = module(*batch(CHANNELS), dim_size=len(SIZES))
+    assert torch.equal(out.any(dim=1), occupied)
+
+
+def test_ptr_is_the_same_as_index(module) -> None:
+    x, _ = batch(CHANNELS)
+    sizes = torch.tensor(SIZES)
+    index = torch.arange(len(SIZES)).repeat_interleave(sizes)
+    ptr = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
+    expected = module(x, index, dim_size=len(SIZES))
+    assert torch.equal(module(x, ptr=ptr), expected)
+
+
+def test_the_auxiliary_loss_finds_ea_inside(module) -> None:
+    module(*batch(CHANNELS), dim_size=len(SIZES))
+    assert auxiliary_loss(module) == auxiliary_loss(module.aggrs[0]) > 0
+
+
+def test_second_derivatives_by_ptr_are_those_by_index(module) -> None:
+    module = module.double()
+    sizes = torch.tensor(SIZES)
+    index = torch.arange(len(SIZES)).repeat_interleave(sizes)
+    x, _ = batch(CHANNELS, torch.float64)
+    x.requires_grad_()
+    ptr = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
+    second = []
+    for out in (module(x, index, dim_size=len(SIZES)), module(x, ptr=ptr)):
+        (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        second.append(torch.autograd.grad(grad.square().sum(), x)[0])
+    assert second[0].abs().max() > 0
+    torch.testing.assert_close(*second)
 
 
 def test_without_a_norm_it_is_pyg_s() -> None:
-    x, index = batch()
+    x, index = batch(CHANNELS)
     parts = ["mean", "max", aggr.Set2Set(CHANNELS, 2)]
     torch.manual_seed(0)
     index = index.sort().values
@@ -83,7 +94,7 @@ def test_without_a_norm_it_is_pyg_s() -> None:
 
 
 def test_one_size_for_all_and_leading_dimensions() -> None:
-    x, index = batch()
+    x, index = batch(CHANNELS)
     layer = NormedMultiAggregation([ea(adjoint=Truncated(2)), "mean"], [OUT, CHANNELS])
     stacked = layer(torch.stack([x, 2 * x]), index)
     assert stacked.shape == (2, int(index.max()) + 1, layer.out_channels)
@@ -114,6 +125,6 @@ def test_senseless_arguments_are_refused(parts, channels, message) -> None:
 
 
 def test_a_part_of_another_size_is_named() -> None:
-    x, index = batch()
+    x, index = batch(CHANNELS)
     with pytest.raises(ValueError, match="returned 6 channels, but channels says 5"):
         NormedMultiAggregation(["sum", "mean"], [CHANNELS, 5])(x, index)

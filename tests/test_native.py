@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import sys
-import sysconfig
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,35 +94,38 @@ def test_structures_have_the_size_of_those_in_c() -> None:
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which(sysconfig.get_config_var("CC").split()[0]) is None,
+    sys.platform != "linux" or shutil.which(os.environ.get("CC", "cc")) is None,
     reason="no C compiler to build it with",
 )
 def test_it_is_built_where_there_is_a_compiler() -> None:
-    assert native.LIBRARY is not None or native.os.environ.get(native.SWITCH) == "0"
+    assert native.LIBRARY is not None or os.environ.get(native.SWITCH) == "0"
 
 
-def test_a_library_of_another_version_is_not_used(monkeypatch) -> None:
-    spec = types.SimpleNamespace(origin="old.so")
+@pytest.fixture
+def file(monkeypatch, tmp_path) -> Path:
+    """Where the library is looked for: not there yet."""
     monkeypatch.delenv(native.SWITCH, raising=False)
-    monkeypatch.setattr(native.importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.setattr(native, "FILE", tmp_path / "other")
+    return native.FILE
+
+
+def test_a_library_of_another_version_is_not_used(monkeypatch, file) -> None:
+    file.touch()
     monkeypatch.setattr(
         native.ctypes, "CDLL", lambda _: types.SimpleNamespace(version=lambda: native.VERSION - 1)
     )
-    with pytest.warns(UserWarning, match="old.so does not fit .*install pyg_ea again"):
+    with pytest.warns(UserWarning, match="other does not fit .*install pyg_ea again"):
         assert native._load() is None
 
 
-def test_neither_is_one_that_cannot_be_loaded_or_is_switched_off(monkeypatch, tmp_path) -> None:
-    (tmp_path / "broken.so").write_text("nothing")
-    spec = types.SimpleNamespace(origin=str(tmp_path / "broken.so"))
-    monkeypatch.delenv(native.SWITCH, raising=False)
-    monkeypatch.setattr(native.importlib.util, "find_spec", lambda _: spec)
-    with pytest.warns(UserWarning, match="broken.so"):
+def test_neither_is_one_that_is_missing_cannot_be_loaded_or_is_switched_off(
+    monkeypatch, file
+) -> None:
+    assert native._load() is None
+    file.write_text("nothing")
+    with pytest.warns(UserWarning, match="other"):
         assert native._load() is None
     monkeypatch.setenv(native.SWITCH, "0")
-    assert native._load() is None
-    monkeypatch.delenv(native.SWITCH)
-    monkeypatch.setattr(native.importlib.util, "find_spec", lambda _: None)
     assert native._load() is None
 
 

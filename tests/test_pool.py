@@ -1,22 +1,23 @@
-"""EAGlobalPool: the conformance checks, and its readings of ``batch`` and ``size``."""
+"""EAGlobalPool: the checks of an aggregation, and its readings of ``batch`` and ``size``."""
 
 import torch
 from torch_geometric.data import Batch, Data
 
 from pyg_ea import EAGlobalPool
-from tests.conformance import CHANNELS, SetModule
+from pyg_ea.testing import check_aggregation
 
 
-class TestEAGlobalPool(SetModule):
-    def build(self) -> EAGlobalPool:
-        return EAGlobalPool(CHANNELS, 4, hidden_channels=8, steps=6)
+def test_it_passes_the_checks() -> None:
+    check_aggregation(
+        lambda: EAGlobalPool(6, 4, hidden_channels=8, steps=6),
+        channels=6,
+        call=lambda pool, x, index, num_sets: pool(x, index, num_sets),
+    )
 
-    def aggregate(self, module, x, index, num_sets=None) -> torch.Tensor:
-        return module(x, index, num_sets)
 
-    def test_repr_tells_sizes(self, module) -> None:
-        assert "EAGlobalPool" in repr(module)
-        assert f"{CHANNELS}, 4" in repr(module)
+def test_repr_tells_sizes() -> None:
+    assert repr(EAGlobalPool(6, 4)).startswith("EAGlobalPool(")
+    assert "6, 4" in repr(EAGlobalPool(6, 4))
 
 
 def test_pools_the_nodes_of_each_graph() -> None:

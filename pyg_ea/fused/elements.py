@@ -51,7 +51,7 @@ def forward(
     r"""The segments' sums of :math:`\delta`, ``[S, 3H+32]``, for ``from_y [S, 3H+32]``, that is
     :math:`A_y y`, and ``fixed [N, 3H+32]``, both in the dtype of products.
     """
-    (wide, hidden, _), dtype = weights.widths, weights.b.dtype
+    wide, hidden, dtype = len(weights.gamma1), len(weights.gamma2), weights.b.dtype
     u = from_y.index_select(0, index) + fixed  # [N, 3H+32]
     stage1 = FusedTanhNorm.at(u[:, :wide], weights.gamma1, weights.beta1)
     u23 = torch.addmm(u[:, wide:], stage1.output.to(dtype), weights.b.T)  # [N, H+32]
@@ -78,7 +78,8 @@ def backward(
     for each, whose products ``left.T @ right`` sum to it. ``from_dy [S, 3H+32]`` is
     :math:`A_y \dot y`.
     """
-    (wide, hidden, _), dtype, b, w3 = weights.widths, weights.b.dtype, weights.b, weights.w3
+    wide, hidden, b, w3 = len(weights.gamma1), len(weights.gamma2), weights.b, weights.w3
+    dtype = b.dtype
     u1 = from_y[:, :wide].index_select(0, index) + fixed[:, :wide]
     stage1 = FusedTanhNorm.at(u1, weights.gamma1, weights.beta1)
     stage2 = FusedTanhNorm.at(saved.u2, weights.gamma2, weights.beta2)

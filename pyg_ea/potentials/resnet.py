@@ -107,11 +107,6 @@ class Composed(NamedTuple):
     gamma2: Tensor
     beta2: Tensor
 
-    @property
-    def widths(self) -> list[int]:
-        """Sizes of ``u1, u2, u3``."""
-        return [self.gamma1.shape[0], self.gamma2.shape[0], OUTPUTS]
-
 
 class BoundResNet:
     r"""Closed form of :math:`\sum_{i \in s} \partial F(x_i, y_s) / \partial y_s` of Listing 1.
@@ -180,10 +175,11 @@ def _forward(
     """The last layer's output ``[N, 32]`` and the two stages before it."""
     from_y = F.linear(y.to(weights.a_y.dtype), weights.a_y)  # [S, 3H+32]
     u = fixed + segments.gather(from_y)  # [N, 3H+32]
-    u1, u2, u3 = u.split(weights.widths, dim=1)
+    wide, hidden = len(weights.gamma1), len(weights.gamma2)
+    u1, u2, u3 = u.split([wide, hidden, OUTPUTS], dim=1)
     stage1 = TanhNorm(u1, weights.gamma1, weights.beta1)
     t1 = stage1.output.to(u.dtype)  # [N, 2H]
-    v2, v3 = F.linear(t1, weights.b).split(weights.widths[1:], dim=1)  # [N, H], [N, 32]
+    v2, v3 = F.linear(t1, weights.b).split([hidden, OUTPUTS], dim=1)  # [N, H], [N, 32]
     stage2 = TanhNorm(u2 + v2, weights.gamma2, weights.beta2)
     output = u3 + v3 + F.linear(stage2.output.to(u.dtype), weights.w3)  # [N, 32]
     return output, stage1, stage2

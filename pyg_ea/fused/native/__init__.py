@@ -8,11 +8,11 @@ has loaded.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import math
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from pyg_ea.potentials.resnet import OUTPUTS
 from pyg_ea.solver import Solution
 from pyg_ea.tensors import is_concrete
 
+FILE = Path(__file__).with_name("kernels.so.0")  # named in hatch_build.py
 VERSION = 7  # of the functions' signatures, the same as in kernels.c
 SWITCH = "PYG_EA_NATIVE"
 """Environment variable: 0 leaves the library unused."""
@@ -36,11 +37,10 @@ Int, Real, Pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
 def _load() -> ctypes.CDLL | None:
     """The library, unless it was not built or is switched off."""
-    spec = importlib.util.find_spec("pyg_ea.fused.native.kernels")
-    if spec is None or spec.origin is None or os.environ.get(SWITCH) == "0":
+    if not FILE.exists() or os.environ.get(SWITCH) == "0":
         return None
     try:
-        library = ctypes.CDLL(spec.origin)
+        library = ctypes.CDLL(str(FILE))
         version = library.version()
     except (OSError, AttributeError) as error:
         version = error
@@ -48,7 +48,7 @@ def _load() -> ctypes.CDLL | None:
         library.saved_size_float32.restype = library.saved_size_float64.restype = Int
         return library
     warnings.warn(
-        f"pyg_ea runs without its C code: {spec.origin} does not fit ({version}, expected "
+        f"pyg_ea runs without its C code: {FILE} does not fit ({version}, expected "
         f"version {VERSION}); install pyg_ea again",
         stacklevel=2,
     )

@@ -1,16 +1,6 @@
 /* Optional CPU code: a whole solve of the fused layer in one call, and its derivative in another. Called
- * by __init__.py through ctypes, without the interpreter's lock. Plain C. Where Python's headers are
- * found, the library is also an importable (empty) module, for tools that walk through a package. */
-
-#if defined __has_include
-#if __has_include(<Python.h>)
-#include <Python.h>
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "kernels", .m_size = -1};
-
-PyMODINIT_FUNC PyInit_kernels(void) { return PyModule_Create(&definition); }
-#endif
-#endif
+ * by __init__.py through ctypes, without the interpreter's lock. Plain C: it knows neither Python nor
+ * torch, so one library serves all their versions. */
 
 #include <math.h>
 #include <stdint.h>
