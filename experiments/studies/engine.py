@@ -45,7 +45,6 @@ def make(
         jobs: runs at a time; several have one thread each.
 
     Raises:
-        UserError: when a worker process dies.
         Interrupted: when the command was asked to stop.
     """
     missing = [run for run in runs if not records.has(run)]

@@ -79,11 +79,7 @@ class Study:
 
     @classmethod
     def read(cls, name: str) -> Study:
-        """The study of that name.
-
-        Raises:
-            UserError: when its file does not have what it should.
-        """
+        """The study of that name."""
         path = FOLDER / f"{name}.yaml"
         own = ("reference", "match", "head_of", "potential_share")
         try:
@@ -116,9 +112,6 @@ class Study:
             flags: the trainer's, which win over the study's base.
             data_name: name of the data.
             tasks: number of the network's outputs, on which the size of a matched head depends.
-
-        Raises:
-            UserError: for a setting that is none, or one that is not the user's to give.
         """
         self._check(flags)
         common = [*as_flags(self.base), *flags, "--test-curve"]
@@ -221,12 +214,12 @@ class Performer:
             name=path.name,
         )
         folder = RunFolder(path)
-        if path.exists():
+        if folder.exists():
             saved = {k: v for k, v in folder.read_config().items() if v is not None}
             wanted = {**run.settings, "preset": "none"}
             check_equal(str(path), without_places(saved), wanted)
         if not folder.is_finished():
-            train(replace(config, resume=path.exists()))
+            train(replace(config, resume=folder.exists()))
         return outcome_of(folder)
 
 

@@ -80,9 +80,6 @@ class Records:
     Args:
         folder: where they lie; empty tables where there are none yet.
         lower: whether a smaller score is the better one.
-
-    Raises:
-        UserError: when they were written by another version, or are damaged.
     """
 
     def __init__(self, folder: Path, lower: bool = False) -> None:

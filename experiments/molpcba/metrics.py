@@ -1,0 +1,105 @@
+"""Measures of a run: scores by OGB's ``Evaluator``, means over an epoch, the inner loops of EA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.common import UserError
+from experiments.molpcba.data.ogb import Evaluator
+from experiments.molpcba.parallel import gather
+from pyg_ea import EAAggregation
+
+EVALUATORS = {"ap": "ogbg-molpcba", "rocauc": "ogbg-molhiv", "rmse": "ogbg-molesol"}
+"""Metric -> the OGB data set whose evaluator computes it."""
+TITLES = {"ap": "AP", "rocauc": "ROC-AUC", "rmse": "RMSE"}
+
+
+def score(metric: str, labels: Tensor, outputs: Tensor) -> float:
+    """The mean score over tasks of ``outputs [G, tasks]``; ``labels`` are NaN where missing."""
+    evaluator = Evaluator(EVALUATORS[metric])
+    evaluator.num_tasks = labels.shape[1]  # OGB's evaluator has that of its own set
+    return float(evaluator.eval({"y_true": labels, "y_pred": outputs.float()})[metric])
+
+
+def chance(metric: str, part: str, labels: Tensor) -> float:
+    """The score of the best constant: for AP, the mean share of positives.
+
+    Raises ``UserError`` where nothing can be scored.
+    """
+    scored = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
+    needed, enough = "a task with both a positive and a negative label", bool(scored.any())
+    if metric == "rmse":
+        needed, enough = "a label in each task", bool(labels.isfinite().any(dim=0).all())
+    if not enough:
+        raise UserError(
+            f"the {part} part ({len(labels)} molecules) does not have {needed}, so nothing can be "
+            "scored: use more molecules or another --split"
+        )
+    if metric == "rmse":
+        return float((labels - labels.nanmean(dim=0)).square().nanmean(dim=0).sqrt().nanmean())
+    return 0.5 if metric == "rocauc" else float(labels[:, scored].nanmean(dim=0).mean())
+
+
+def is_higher_better(metric: str) -> bool:
+    """Whether a larger score of that metric is the better one."""
+    return metric != "rmse"
+
+
+class EpochMeans:
+    """Means over an epoch and over all processes, by name; a device is not waited for before."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.steps: list[Tensor] = []
+
+    def add(self, terms: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Adds sums and their counts, of the same names in each step."""
+        self.names = list(terms)
+        values = [value.detach().float() for pair in terms.values() for value in pair]
+        self.steps.append(torch.stack(values))
+
+    def compute(self) -> dict[str, float]:
+        """The means; starts again."""
+        own = torch.stack(self.steps).cpu().double().sum(dim=0)
+        sums = torch.stack(gather(own)).sum(dim=0)
+        self.steps = []
+        means = sums[::2] / sums[1::2].clamp(min=1)
+        return dict(zip(self.names, means.tolist(), strict=True))
+
+
+def ea_layers(network: nn.Module) -> dict[str, EAAggregation]:
+    """The EA layers by short name: ``readout``, ``conv0``, ``conv1``, ..."""
+    layers = {}
+    for path, module in network.named_modules():
+        if isinstance(module, EAAggregation):
+            part, _, rest = path.partition(".")
+            layers[f"conv{rest.split('.')[0]}" if part == "convs" else part] = module
+    return layers
+
+
+def solution_of(layer: EAAggregation) -> Any:
+    """The solution of the layer's last forward pass."""
+    assert layer.solution is not None
+    return layer.solution
+
+
+@torch.no_grad()
+def inner_loops(layers: dict[str, EAAggregation]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the inner loops just did, summed over segments, and the number of segments.
+
+    ``gradient`` is the mean square of the last inner step's gradient, ``steps`` the number of steps
+    in which y moved; ``converged`` and ``diverged`` become shares of segments.
+    """
+    terms: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, layer in layers.items():
+        solution = solution_of(layer)
+        occupied = solution.occupied.float()
+        measures = {"gradient": solution.gradient_mean_square, "steps": solution.steps}
+        measures |= {"converged": solution.converged, "diverged": solution.diverged}
+        sums = torch.stack([value.float() for value in measures.values()]) @ occupied
+        count = occupied.sum()
+        terms |= {f"{name}_{key}": (s, count) for key, s in zip(measures, sums, strict=True)}
+    return terms
