@@ -14,6 +14,7 @@ import yaml
 from experiments.common import Interrupted, UserError, command
 from experiments.molpcba.config import Config, parse, resolve, to_dict
 from experiments.molpcba.data import MoleculeData, load
+from experiments.molpcba.evaluation import chance
 from experiments.molpcba.figures import plot_run
 from experiments.molpcba.fitting import (
     History,
@@ -24,7 +25,6 @@ from experiments.molpcba.fitting import (
     say,
 )
 from experiments.molpcba.folder import RunFolder, read_checkpoint
-from experiments.molpcba.metrics import chance
 from experiments.molpcba.summary import collect, run_table, spread
 from experiments.molpcba.training import MoleculeTraining
 
@@ -42,13 +42,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains, or resumes, as configured; see :class:`RunFolder` for the files.
+    """Trains, or resumes, as configured; returns the content of ``results.json``.
 
-    Returns:
-        The content of ``results.json``.
-
-    Raises:
-        Interrupted: after Ctrl-C or SIGTERM, with everything written.
+    :class:`RunFolder` lists the files. ``Interrupted`` is raised after Ctrl-C or SIGTERM, with
+    everything written.
     """
     if config.name is not None and not config.resume and is_first_process():
         RunFolder.of(config).check_free()

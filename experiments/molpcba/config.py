@@ -166,9 +166,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 def resolve(config: Config, data_name: str) -> Config:
     """``config`` with nothing left open that a run needs; what is given stays as it is.
 
-    Args:
-        config: as given by the user.
-        data_name: name of the data the run will see; ``--preset auto`` depends on it.
+    ``--preset auto`` depends on the name of the data that the run will see.
     """
     preset = config.preset
     if preset == "auto":
@@ -227,19 +225,12 @@ def saved_settings(content: dict[str, Any], where: str) -> dict[str, Any]:
 
 # ---- command line
 
-EXAMPLES = """
-Examples:
-  python -m experiments.molpcba --model gin --steps 15
-  python -m experiments.molpcba --config configs/molpcba/gcn_ea.yaml --data ogbg-molhiv
-  python -m experiments.molpcba --csv my_molecules.csv.gz --split scaffold --readout mean
-"""
-
 
 def build_parser() -> ArgumentParser:
     """The parser: one flag for each field of :class:`Config`, and ``--config``."""
     parser = ArgumentParser(
         prog="python -m experiments.molpcba",
-        description="Train a graph network with Equilibrium Aggregation on molecules." + EXAMPLES,
+        description="Train a graph network with Equilibrium Aggregation on molecules.",
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file; flags win over it")
@@ -257,14 +248,10 @@ def build_parser() -> ArgumentParser:
 
 
 def parse(argv: Sequence[str], defaults: dict[str, Any] | None = None) -> Config:
-    """The configuration that ``argv`` describes.
+    """The configuration that the words after ``python -m experiments.molpcba`` describe.
 
-    Args:
-        argv: the words after ``python -m experiments.molpcba``.
-        defaults: replace the defaults of :class:`Config`, for example those of a run to resume.
-
-    Raises:
-        SystemExit: after printing, for ``--help`` and ``--print_config``.
+    ``defaults`` replace those of :class:`Config`, for example by the settings of a run to resume.
+    Leaves by ``SystemExit`` after ``--help`` and ``--print_config``.
     """
     parser, defaults = build_parser(), dict(defaults or {})
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

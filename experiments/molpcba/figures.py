@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments.molpcba.evaluation import TITLES
 from experiments.molpcba.folder import RunFolder
-from experiments.molpcba.metrics import TITLES
 
 
 def plot_run(folder: RunFolder) -> None:

@@ -24,8 +24,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from experiments import common
 from experiments.common import UserError
 from experiments.molpcba.config import Config
+from experiments.molpcba.evaluation import TITLES, is_higher_better
 from experiments.molpcba.folder import RunFolder
-from experiments.molpcba.metrics import TITLES, is_higher_better
 from experiments.molpcba.training import NOT_FINITE, MoleculeTraining
 from pyg_ea import DivergenceWarning
 
@@ -39,11 +39,6 @@ class History(L.Callback):
     The rows live in ``last.ckpt``; ``metrics.csv`` is written from them, and ``best.ckpt`` is a
     copy of it: whatever a kill leaves undone, :meth:`publish` does when the run goes on.
     (Lightning's ``CSVLogger`` deletes its file then.)
-
-    Args:
-        folder: where to write.
-        metric: name of the score.
-        patience: stop after this many epochs without a better score; None: never.
     """
 
     def __init__(self, folder: RunFolder, metric: str, patience: int | None) -> None:

@@ -23,9 +23,6 @@ class RunFolder:
     ``config.yaml`` (resolved; without it there is no run), ``metrics.csv`` (a row an epoch),
     ``results.json``, ``checkpoints/last.ckpt`` (last complete epoch), ``checkpoints/best.ckpt``
     (best valid score), ``tensorboard/`` and the figures.
-
-    Args:
-        path: the folder.
     """
 
     def __init__(self, path: Path) -> None:

@@ -21,10 +21,10 @@ from experiments.common import (
     write_text,
 )
 from experiments.molpcba.config import Config, kind_of, to_dict
+from experiments.molpcba.evaluation import TITLES, is_higher_better
 from experiments.molpcba.figures import draw
 from experiments.molpcba.fitting import History
 from experiments.molpcba.folder import RunFolder
-from experiments.molpcba.metrics import TITLES, is_higher_better
 from experiments.molpcba.training import MoleculeTraining
 
 Results = dict[str, Any]

@@ -13,7 +13,7 @@ from torch_geometric.data import Batch
 from experiments.common import UserError
 from experiments.molpcba.config import Config, require, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData
-from experiments.molpcba.metrics import EpochMeans, ea_layers, inner_loops, score, solution_of
+from experiments.molpcba.evaluation import EpochMeans, ea_layers, inner_loops, score, solution_of
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.molpcba.parallel import gather, sum_over_processes, world_size
 from pyg_ea import EAAggregation, L2Prior, auxiliary_loss, parameter_groups
@@ -35,10 +35,6 @@ class MoleculeTraining(L.LightningModule):
     variance as :math:`\ell`. Every mean is over the batch of all processes, so that two processes
     with batches of 32 train like one with 64. On a GPU, labels, outputs and measures stay there
     until the epoch has ended.
-
-    Args:
-        config: resolved.
-        data: what is trained on.
     """
 
     def __init__(self, config: Config, data: MoleculeData) -> None:

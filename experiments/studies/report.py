@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.common import mean_and_deviation, write_text
-from experiments.molpcba.metrics import TITLES
+from experiments.molpcba.evaluation import TITLES
 from experiments.studies.records import LAST, Records
 
 SCORES = {"test": "at the best valid epoch", "test_last": f"mean of the last {LAST} epochs"}

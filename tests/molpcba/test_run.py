@@ -16,10 +16,10 @@ import yaml
 
 from experiments.molpcba.__main__ import main
 from experiments.molpcba.config import parse
+from experiments.molpcba.evaluation import score
 from experiments.molpcba.figures import plot_run
 from experiments.molpcba.fitting import History
 from experiments.molpcba.folder import RunFolder
-from experiments.molpcba.metrics import score
 from experiments.molpcba.training import MoleculeTraining
 
 
