@@ -100,7 +100,7 @@ def predict_file(given: argparse.Namespace) -> str:
     values = predict(network, graphs, given.batch_size)
     predictions = pd.DataFrame(values.numpy(), index=list(molecules), columns=tasks)
     table = pd.concat([table, predictions.reindex(table.index)], axis=1)
-    table["reason"] = table.index.map(rejected).fillna("")
+    table["reason"] = [rejected.get(row, "") for row in table.index]
     try:
         write_text(given.out, table.to_csv(index=False))
     except OSError as error:
