@@ -31,12 +31,13 @@ from torch.nn import functional as F
 from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
+from benchmarks.loader import singles
 from benchmarks.records import write_machine
 from experiments.common import UserError, mean_and_deviation, write_text
-from experiments.molpcba.__main__ import load_data, run
+from experiments.molpcba.__main__ import run
 from experiments.molpcba.config import Config, parse, require, resolve
-from experiments.molpcba.data import MoleculeData
-from experiments.molpcba.evaluation import Metric
+from experiments.molpcba.data import MoleculeData, load
+from experiments.molpcba.evaluation import score
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.studies.report import difference_text
@@ -70,35 +71,31 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader, metric: Metric, device: torch.device) -> float:
+def evaluate(model: nn.Module, loader: DataLoader, metric: str, device: torch.device) -> float:
     """OGB's ``eval``."""
     model.eval()
     bar = tqdm(loader, "scoring", leave=False, disable=None)
     pairs = [(b.y, model(b.to(device)).cpu()) for b in bar]
-    return metric(torch.cat([y for y, _ in pairs]), torch.cat([out for _, out in pairs]))
+    return score(metric, torch.cat([y for y, _ in pairs]), torch.cat([out for _, out in pairs]))
 
 
 def run_plainly(config: Config, data: MoleculeData) -> Row:
     """Trains as OGB does."""
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    graphs = data.graphs.batch(torch.arange(len(data.graphs))).to_data_list()
     loaders = {
-        part: DataLoader(
-            [graphs[i] for i in index.tolist()], config.batch_size, shuffle=part == "train"
-        )
+        part: DataLoader(singles(data.graphs, index), config.batch_size, shuffle=part == "train")
         for part, index in data.splits.items()
     }
     model = MoleculeNetwork(config, data.num_tasks).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=require(config.lr))
-    metric = Metric(data.metric, data.num_tasks)
     rows = []
     for epoch in range(require(config.epochs)):
         start = time.perf_counter()
         loss = train_epoch(model, loaders["train"], optimizer, device)
-        valid = evaluate(model, loaders["valid"], metric, device)
+        valid = evaluate(model, loaders["valid"], data.metric, device)
         scored = time.perf_counter()
-        test = evaluate(model, loaders["test"], metric, device)
+        test = evaluate(model, loaders["test"], data.metric, device)
         seconds = scored - start
         rows.append({"valid": valid, "test": test, "seconds": seconds})
         print(f"epoch {epoch:3d}  loss {loss:.4f}  valid {valid:.4f}  {seconds:.1f} s", flush=True)
@@ -116,7 +113,7 @@ def run_trainer(config: Config) -> Row:
 
 def compare(config: Config, folder: Path) -> None:
     """A row for each run, written to ``folder`` as they come."""
-    data = load_data(config)
+    data = load(config)
     rows = []
     for seed in range(config.seed, config.seed + config.seeds):
         given = replace(config, seed=seed, seeds=1, name=None, runs_dir=str(folder / "runs"))

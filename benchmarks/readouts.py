@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     options.out.mkdir(parents=True, exist_ok=True)
     write_machine(options.out, "benchmarks.readouts", words)
-    table = measure(load("embedded", root=options.root), options.rounds)
+    table = measure(load(Config("embedded", str(options.root))), options.rounds)
     table.to_csv(options.out / RECORDS, index=False)
     print(report(options.out))
 

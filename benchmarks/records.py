@@ -128,7 +128,7 @@ def _without_places(words: Sequence[str]) -> list[str]:
     for word in waiting:
         if word in PLACES:
             next(waiting, None)
-        elif word == "--csv":
+        elif word in ("--csv", "--split"):
             kept += [word, Path(next(waiting, "")).name]
         else:
             kept.append(word)

@@ -21,7 +21,7 @@ PACKAGES = ("pyg_ea", "torch", "torch-geometric", "lightning", "ogb", "rdkit", "
 
 
 class UserError(Exception):
-    """A mistake or circumstance that the user can act on.
+    """A mistake or circumstance that the user can act on. Any function here may raise it.
 
     ``str(error)`` is one line: what was got, what was expected, what to do.
     """

@@ -1,46 +1,46 @@
-"""Measures of a run: scores, all of them from OGB's ``Evaluator``, and the inner loops of EA."""
+"""Measures of a run: scores by OGB's ``Evaluator``, means over an epoch, the inner loops of EA."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from experiments.common import UserError
 from experiments.molpcba.data.ogb import Evaluator
-from experiments.molpcba.parallel import sum_over_processes
-from pyg_ea import EAAggregation, L2Prior, Solution
+from experiments.molpcba.parallel import gather
+from pyg_ea import EAAggregation
 
 EVALUATORS = {"ap": "ogbg-molpcba", "rocauc": "ogbg-molhiv", "rmse": "ogbg-molesol"}
 """Metric -> the OGB data set whose evaluator computes it."""
 TITLES = {"ap": "AP", "rocauc": "ROC-AUC", "rmse": "RMSE"}
 
 
-class Metric:
-    """OGB's average precision, ROC-AUC or root mean squared error, the mean over tasks.
+def score(metric: str, labels: Tensor, outputs: Tensor) -> float:
+    """The mean score over tasks of ``outputs [G, tasks]``; ``labels`` are NaN where missing."""
+    evaluator = Evaluator(EVALUATORS[metric])
+    evaluator.num_tasks = labels.shape[1]  # OGB's evaluator has that of its own set
+    return float(evaluator.eval({"y_true": labels, "y_pred": outputs.float()})[metric])
 
-    Args:
-        name: ``"ap"``, ``"rocauc"`` or ``"rmse"``.
-        num_tasks: number of label columns.
+
+def chance(metric: str, part: str, labels: Tensor) -> float:
+    """The score of the best constant: for AP, the mean share of positives.
+
+    Raises ``UserError`` where nothing can be scored.
     """
-
-    def __init__(self, name: str, num_tasks: int) -> None:
-        self.name, self.title = name, TITLES[name]
-        self.evaluator = Evaluator(EVALUATORS[name])
-        self.evaluator.num_tasks = num_tasks  # OGB's evaluator has that of its own set
-
-    def __call__(self, labels: Tensor, outputs: Tensor) -> float:
-        """The score of ``outputs [G, tasks]``; ``labels`` are NaN where missing."""
-        scores = self.evaluator.eval({"y_true": labels, "y_pred": outputs.float()})
-        return float(scores[self.name])
-
-    def chance(self, labels: Tensor) -> float:
-        """The score of the best constant: for AP, the mean share of positives."""
-        if self.name == "rocauc":
-            return 0.5
-        if self.name == "rmse":
-            centred = labels - labels.nanmean(dim=0)
-            return float(centred.square().nanmean(dim=0).sqrt().nanmean())
-        return float(labels[:, scored_tasks(labels)].nanmean(dim=0).mean())
+    scored = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
+    needed, enough = "a task with both a positive and a negative label", bool(scored.any())
+    if metric == "rmse":
+        needed, enough = "a label in each task", bool(labels.isfinite().any(dim=0).all())
+    if not enough:
+        raise UserError(
+            f"the {part} part ({len(labels)} molecules) does not have {needed}, so nothing can be "
+            "scored: use more molecules or another --split"
+        )
+    if metric == "rmse":
+        return float((labels - labels.nanmean(dim=0)).square().nanmean(dim=0).sqrt().nanmean())
+    return 0.5 if metric == "rocauc" else float(labels[:, scored].nanmean(dim=0).mean())
 
 
 def is_higher_better(metric: str) -> bool:
@@ -48,27 +48,26 @@ def is_higher_better(metric: str) -> bool:
     return metric != "rmse"
 
 
-def scored_tasks(labels: Tensor) -> Tensor:
-    """Which tasks have both a positive and a negative label: ``[tasks]``, bool."""
-    return (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
+class EpochMeans:
+    """Means over an epoch and over all processes, by name; a device is not waited for before."""
 
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.steps: list[Tensor] = []
 
-def check_scorable(labels: Tensor, part: str, metric: str) -> None:
-    """Raises ``UserError`` when no task of this part of the data can be scored."""
-    if metric == "rmse":
-        scorable = bool((~torch.isnan(labels)).any(dim=0).all())
-        needed = "a label in each of the tasks"
-    else:
-        scorable = bool(scored_tasks(labels).any())
-        needed = "a task with both a positive and a negative label"
-    if not scorable:
-        raise UserError(
-            f"the {part} part ({len(labels)} molecules) does not have {needed}, so nothing can be "
-            "scored: use more molecules or another --split"
-        )
+    def add(self, terms: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Adds sums and their counts, of the same names in each step."""
+        self.names = list(terms)
+        values = [value.detach().float() for pair in terms.values() for value in pair]
+        self.steps.append(torch.stack(values))
 
-
-MEASURES = ("gradient", "steps", "converged", "diverged")
+    def compute(self) -> dict[str, float]:
+        """The means; starts again."""
+        own = torch.stack(self.steps).cpu().double().sum(dim=0)
+        sums = torch.stack(gather(own)).sum(dim=0)
+        self.steps = []
+        means = sums[::2] / sums[1::2].clamp(min=1)
+        return dict(zip(self.names, means.tolist(), strict=True))
 
 
 def ea_layers(network: nn.Module) -> dict[str, EAAggregation]:
@@ -81,53 +80,26 @@ def ea_layers(network: nn.Module) -> dict[str, EAAggregation]:
     return layers
 
 
-def solution_of(layer: EAAggregation) -> Solution:
+def solution_of(layer: EAAggregation) -> Any:
     """The solution of the layer's last forward pass."""
     assert layer.solution is not None
     return layer.solution
 
 
-class InnerLoopMeter:
-    """Sums over an epoch's segments, read from each EA layer's last solution.
+@torch.no_grad()
+def inner_loops(layers: dict[str, EAAggregation]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the inner loops just did, summed over segments, and the number of segments.
 
-    Args:
-        network: the network whose EA layers are watched.
+    ``gradient`` is the mean square of the last inner step's gradient, ``steps`` the number of steps
+    in which y moved; ``converged`` and ``diverged`` become shares of segments.
     """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.layers = ea_layers(network)
-        self.sums: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Adds the forward pass just done, without a synchronisation with a GPU."""
-        for name, layer in self.layers.items():
-            solution = solution_of(layer)
-            gradient = solution.gradient_mean_square
-            columns = (gradient, solution.steps, solution.converged, solution.diverged)
-            occupied = solution.occupied.to(torch.float32 if gradient.is_mps else torch.float64)
-            sums = torch.stack(
-                [occupied.sum(), *(c.to(occupied.dtype) @ occupied for c in columns)]
-            )
-            self.sums[name] = self.sums[name] + sums if name in self.sums else sums
-
-    @torch.no_grad()
-    def compute(self) -> dict[str, float]:
-        """One column for each layer and measure, and starts again.
-
-        ``gradient`` is the root mean square of the last inner step's gradient; ``steps`` the mean
-        number of steps in which y moved; ``converged`` and ``diverged`` are shares of segments;
-        ``step_size``, ``momentum`` and ``regulariser`` are the trained parameters (Figure C.1).
-        """
-        row: dict[str, float] = {}
-        for name, layer in self.layers.items():
-            row[f"{name}_step_size"] = float(layer.solver.lr)
-            row[f"{name}_momentum"] = float(layer.solver.momentum)
-            if isinstance(layer.prior, L2Prior):
-                row[f"{name}_regulariser"] = float(layer.prior.weight)
-            count, *means = sum_over_processes(self.sums[name]).tolist()
-            values = [value / max(count, 1) for value in means]
-            values[0] = values[0] ** 0.5
-            row |= {f"{name}_{key}": v for key, v in zip(MEASURES, values, strict=True)}
-        self.sums = {}
-        return row
+    terms: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, layer in layers.items():
+        solution = solution_of(layer)
+        occupied = solution.occupied.float()
+        measures = {"gradient": solution.gradient_mean_square, "steps": solution.steps}
+        measures |= {"converged": solution.converged, "diverged": solution.diverged}
+        sums = torch.stack([value.float() for value in measures.values()]) @ occupied
+        count = occupied.sum()
+        terms |= {f"{name}_{key}": (s, count) for key, s in zip(measures, sums, strict=True)}
+    return terms

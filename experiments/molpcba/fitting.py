@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -15,7 +16,7 @@ from typing import Any
 import lightning as L
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -33,15 +34,11 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 
 
 class History(L.Callback):
-    """At the end of each epoch: a row of metrics, a line on the terminal, the patience rule.
+    """The epochs of a run: a row of metrics each, a line on the terminal, the checkpoints.
 
-    The rows live in the checkpoint, and ``metrics.csv`` is written from them. Lightning's
-    ``CSVLogger`` deletes its file when a run is resumed.
-
-    Args:
-        folder: where to write.
-        metric: name of the score.
-        patience: stop after this many epochs without a better score; None: never.
+    The rows live in ``last.ckpt``; ``metrics.csv`` is written from them, and ``best.ckpt`` is a
+    copy of it: whatever a kill leaves undone, :meth:`publish` does when the run goes on.
+    (Lightning's ``CSVLogger`` deletes its file then.)
     """
 
     def __init__(self, folder: RunFolder, metric: str, patience: int | None) -> None:
@@ -63,20 +60,20 @@ class History(L.Callback):
         pick = max if is_higher_better(self.metric) else min
         return pick(self.rows, key=lambda row: row[f"valid_{self.metric}"])
 
-    def is_exhausted(self) -> bool:
-        """Whether the last ``patience`` epochs brought no better score."""
-        if self.patience is None or not self.rows:
-            return False
-        return self.rows[-1]["epoch"] - self.best()["epoch"] >= self.patience
-
     def is_complete(self, epochs: int | None) -> bool:
-        """Whether training is over."""
-        enough = bool(self.rows) and self.rows[-1]["epoch"] + 1 >= (epochs or 0)
-        return enough or self.is_exhausted()
+        """Whether training is over: enough epochs, or the last ``patience`` brought no better."""
+        if not self.rows:
+            return False
+        since = self.rows[-1]["epoch"] - self.best()["epoch"]
+        exhausted = self.patience is not None and since >= self.patience
+        return exhausted or self.rows[-1]["epoch"] + 1 >= (epochs or 0)
 
-    def write(self) -> None:
-        """Replaces ``metrics.csv`` by all rows."""
+    def publish(self) -> None:
+        """Brings ``metrics.csv`` and ``best.ckpt`` up to ``last.ckpt``."""
         common.write_text(self.folder.metrics, pd.DataFrame(self.rows).to_csv(index=False))
+        if self.rows[-1] is self.best():
+            with common.atomic(self.folder.best) as temporary:
+                shutil.copyfile(self.folder.last, temporary)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
@@ -87,7 +84,7 @@ class History(L.Callback):
         self.trained = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Records the epoch; Lightning's checkpoints come after this."""
+        """Records the epoch."""
         assert isinstance(pl_module, MoleculeTraining)
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= pl_module.epoch_row()
@@ -95,24 +92,22 @@ class History(L.Callback):
         if pl_module.config.test_curve:
             row["train_seconds"] = round(self.trained - self.start, 3)
         self.rows = [*self.rows, row]
-        trainer.should_stop = trainer.should_stop or self.is_exhausted()
+        trainer.should_stop = trainer.should_stop or self.is_complete(pl_module.config.epochs)
+        trainer.save_checkpoint(self.folder.last)
         if trainer.is_global_zero:
-            self.write()
+            self.publish()
             if trainer.logger is not None:
                 trainer.logger.log_metrics(row, step=trainer.current_epoch)
-            say(self._line(row))
-            self._warn_of_divergence(row)
+            self._say(row)
 
-    def _line(self, row: Row) -> str:
-        """One epoch for the terminal."""
+    def _say(self, row: Row) -> None:
+        """One epoch on the terminal, and once for each layer that its inner loop diverges."""
         mark = " *" if row is self.best() else "  "
-        return (
+        say(
             f"epoch {row['epoch']:4.0f}   train loss {row['train_loss']:.4f}   valid loss "
             f"{row['valid_loss']:.4f}   valid {TITLES[self.metric]} "
             f"{row[f'valid_{self.metric}']:.4f}{mark}  {row['seconds']:6.1f} s"
         )
-
-    def _warn_of_divergence(self, row: Row) -> None:
         for key, share in row.items():
             layer = key.removesuffix("_diverged")
             if layer != key and share > 0 and layer not in self.warned:
@@ -125,7 +120,7 @@ class History(L.Callback):
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, in the folder it belongs to."""
+    """Writes a checkpoint whole or not at all."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -134,48 +129,9 @@ class AtomicIO(TorchCheckpointIO):
         common.save(Path(path), checkpoint)
 
 
-class Checkpoint(ModelCheckpoint):
-    """Lightning's, for one file in a run folder that may be moved between two runs.
-
-    Args:
-        path: the file.
-        monitor: the score whose best epoch is kept; None: the last epoch.
-        mode: ``"max"`` or ``"min"``.
-    """
-
-    def __init__(self, path: Path, monitor: str | None = None, mode: str = "max") -> None:
-        super().__init__(
-            path.parent,
-            path.stem,
-            monitor=monitor,
-            mode=mode,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best score, whatever the folder was called."""
-        path = str(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
-        scores = state_dict["best_k_models"].values()
-        own = {
-            "dirpath": self.dirpath,
-            "best_model_path": path,
-            "kth_best_model_path": path if scores else "",
-            "best_k_models": dict.fromkeys([path], *scores) if scores else {},
-        }
-        super().load_state_dict({**state_dict, **own})
-
-
 def build_trainer(config: Config, history: History | None, folder: RunFolder) -> L.Trainer:
     """Lightning's trainer for a resolved configuration; without a history, one that only tests."""
-    callbacks: list[L.Callback] = []
-    if history is not None:
-        mode = "max" if is_higher_better(history.metric) else "min"
-        best = Checkpoint(folder.best, f"valid_{history.metric}", mode)
-        callbacks += [history, best, Checkpoint(folder.last)]
-        if config.ema is not None:
-            callbacks.insert(0, EMAWeightAveraging(decay=config.ema))
-    watched = sys.stderr.isatty()
+    averages = [EMAWeightAveraging(decay=config.ema)] if config.ema is not None else []
     logger = TensorBoardLogger(str(folder.path), name="", version="tensorboard")
     several = config.devices * config.nodes > 1
     return L.Trainer(
@@ -185,15 +141,15 @@ def build_trainer(config: Config, history: History | None, folder: RunFolder) ->
         strategy="ddp" if several else "auto",
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         max_epochs=config.epochs,
-        gradient_clip_val=config.gradient_clip,
-        callbacks=callbacks,
+        callbacks=[] if history is None else [*averages, history],
         plugins=[AtomicIO()],
-        logger=logger if history is not None else False,
+        logger=False if history is None else logger,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
-        enable_checkpointing=history is not None,
+        enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=watched,
+        enable_progress_bar=sys.stderr.isatty(),
+        inference_mode=False,  # PyG's EA differentiates in evaluation, too
         use_distributed_sampler=False,
     )
 
@@ -223,22 +179,18 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Without the remarks of libraries that do not concern the user of a run."""
+def explained(config: Config) -> Iterator[None]:
+    """Turns failures that the user can act on into a ``UserError`` that names a way out.
+
+    Remarks of libraries that do not concern the user of a run are left out.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DivergenceWarning)  # the history reports it
-        warnings.filterwarnings("ignore", ".*treespec, LeafSpec.* is deprecated")
-        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-        yield
-
-
-@contextmanager
-def explained(config: Config) -> Iterator[None]:
-    """Turns failures that the user can act on into a ``UserError`` that names a way out."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DivergenceWarning)  # the history reports it
+            warnings.filterwarnings("ignore", ".*treespec, LeafSpec.* is deprecated")
+            yield
     except (MemoryError, RuntimeError, ValueError, OSError) as error:
         text = str(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or (

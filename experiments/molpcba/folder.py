@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import yaml
 
 from experiments import common
 from experiments.common import UserError
-from experiments.molpcba.config import Config, flag, resolve, saved_settings, to_dict, to_yaml
+from experiments.molpcba.config import Config, flag, resolve, saved_settings, to_dict
 
 FREE = {"runs_dir", "name", "resume", "root", "csv", "patience", "compile", "accelerator"}
 """Settings that may change when a run is resumed."""
@@ -22,12 +20,9 @@ FREE = {"runs_dir", "name", "resume", "root", "csv", "patience", "compile", "acc
 class RunFolder:
     """Files of one run.
 
-    ``config.yaml`` (resolved), ``metrics.csv`` (a row an epoch), ``results.json``,
-    ``checkpoints/best.ckpt`` (best valid score), ``checkpoints/last.ckpt`` (last complete epoch),
-    ``tensorboard/`` and the figures.
-
-    Args:
-        path: the folder.
+    ``config.yaml`` (resolved; without it there is no run), ``metrics.csv`` (a row an epoch),
+    ``results.json``, ``checkpoints/last.ckpt`` (last complete epoch), ``checkpoints/best.ckpt``
+    (best valid score), ``tensorboard/`` and the figures.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,16 +39,16 @@ class RunFolder:
         """The folder of a named configuration."""
         return cls(Path(config.runs_dir) / str(config.name))
 
+    def exists(self) -> bool:
+        """Whether there is a run."""
+        return self.config.exists()
+
     def is_finished(self) -> bool:
         """Whether the run trained to its end and was tested."""
         return self.results.exists() and self.read_results()["status"] == "finished"
 
     def read_results(self) -> dict[str, Any]:
-        """The content of ``results.json``.
-
-        Raises:
-            UserError: when it is missing or damaged.
-        """
+        """The content of ``results.json``."""
         try:
             return json.loads(self.results.read_text())
         except FileNotFoundError as error:
@@ -63,12 +58,12 @@ class RunFolder:
                 f"{self.results} is damaged ({error}): delete it and --resume the run"
             ) from error
 
-    def read_config(self) -> dict[str, Any]:
-        """The settings of the run that is to be resumed.
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Replaces ``results.json``."""
+        common.write_text(self.results, json.dumps(results, indent=2) + "\n")
 
-        Raises:
-            UserError: when there is no such run, or its settings are damaged.
-        """
+    def read_config(self) -> dict[str, Any]:
+        """The settings of the run that is to be resumed."""
         try:
             return saved_settings(yaml.safe_load(self.config.read_text()), str(self.config))
         except FileNotFoundError as error:
@@ -79,42 +74,26 @@ class RunFolder:
         except (yaml.YAMLError, ValueError, AttributeError) as error:
             raise UserError(f"{self.config} is damaged: start a new run with --name") from error
 
-    def create(self, config: Config) -> None:
-        """Makes the folder with its configuration, both or neither.
-
-        Raises:
-            UserError: when the folder is there already or cannot be made.
-        """
-        parent = self.path.parent
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=parent))
-        except OSError as error:
-            raise _unwritable(parent, error) from error
-        try:
-            staging.chmod(0o755)
-            (staging / "checkpoints").mkdir()
-            (staging / "config.yaml").write_text(to_yaml(config))
-            staging.rename(self.path)
-        except OSError as error:
-            shutil.rmtree(staging, ignore_errors=True)
-            self.check_free()
-            raise _unwritable(parent, error) from error
-
     def check_free(self) -> None:
-        """Raises ``UserError`` when the folder has a run, or its place cannot be written to."""
-        if self.path.exists():
-            state, goal = (
-                ("a finished run", "see its results")
-                if self.is_finished()
-                else ("an unfinished run", "continue it")
-            )
+        """Raises ``UserError`` when there is a run already."""
+        if self.exists():
+            finished = self.is_finished()
+            state = "a finished run" if finished else "an unfinished run"
+            goal = "see its results" if finished else "continue it"
             raise UserError(
                 f"{self.path} already has {state}: pass --resume to {goal}, or --name for a new one"
             )
-        parent = next(p for p in (self.path.parent, *self.path.parents) if p.exists())
-        if not (parent.is_dir() and os.access(parent, os.W_OK)):
-            raise _unwritable(parent, "not a folder that can be written to")
+
+    def create(self, config: Config) -> None:
+        """Makes the folder; its configuration decides the run, no preset fills in anything."""
+        self.check_free()
+        text = yaml.safe_dump({**asdict(config), "preset": "none"}, sort_keys=False)
+        try:
+            common.write_text(self.config, text)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path} ({error}): choose another --runs-dir"
+            ) from error
 
     def check_same(self, config: Config) -> None:
         """Raises ``UserError`` when ``config`` is not the one this run was started with."""
@@ -130,18 +109,14 @@ class RunFolder:
                 )
 
     def newest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest undamaged checkpoint and its content; None: there is none yet.
-
-        Raises:
-            UserError: when all are damaged.
-        """
-        for path in (self.last, self.best):
+        """The newest undamaged checkpoint and its content; None: there is none yet."""
+        found = [path for path in (self.last, self.best) if path.exists()]
+        for path in found:
             try:
-                if path.exists():
-                    return path, read_checkpoint(path)
+                return path, read_checkpoint(path)
             except UserError as error:
                 print(f"note: {error}; trying an older one", flush=True)
-        if self.last.exists() or self.best.exists():
+        if found:
             raise UserError(
                 f"no checkpoint in {self.checkpoints} can be read: start a new run with --name, or "
                 "delete them to repeat this one from its first epoch with --resume"
@@ -150,16 +125,8 @@ class RunFolder:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of the trainer, on the CPU.
-
-    Raises:
-        UserError: when it is missing, damaged, or something else.
-    """
+    """A checkpoint of the trainer, on the CPU."""
     checkpoint = common.load(path)
     if "pyg_ea" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of python -m experiments.molpcba")
     return checkpoint
-
-
-def _unwritable(path: Path, reason: object) -> UserError:
-    return UserError(f"cannot write to {path} ({reason}): choose another --runs-dir")

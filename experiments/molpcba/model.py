@@ -38,7 +38,7 @@ class MoleculeNetwork(nn.Module):
     ) -> None:
         super().__init__()
         width, depth = require(config.width), require(config.layers)
-        self.dropout = require(config.dropout)
+        self.dropout, self.real = require(config.dropout), real
         convs = [build_conv(config, width) for _ in range(depth)]
         readout = build_readout(config, width, graph_sizes)
         self.atom_encoder = AtomEncoder(width)
@@ -47,7 +47,6 @@ class MoleculeNetwork(nn.Module):
         self.virtual_node = VirtualNode(width, depth, self.dropout) if config.virtual_node else None
         self.readout = readout
         self.head = _head(readout.out_channels, config.head_width, num_tasks, self.dropout)
-        self.real = real
         self.offset: Tensor
         self.scale: Tensor
         if real:  # mean and standard deviation in the train part
@@ -57,24 +56,39 @@ class MoleculeNetwork(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Outputs ``[S, num_tasks]``."""
         x = self.encode(batch)
-        graphs = self.readout(x, batch.batch, dim_size=batch.num_graphs)
-        outputs = self.head(graphs)
+        outputs = self.head(self.readout(x, batch.batch, dim_size=batch.num_graphs))
         return outputs * self.scale + self.offset if self.real else outputs
 
     def encode(self, batch: Batch) -> Tensor:
         """Node features after the last layer: ``[N, width]``."""
         x = self.atom_encoder(batch.x)
         node = self.virtual_node
-        virtual = None if node is None else node.start(batch.num_graphs)
+        virtual = None if node is None else node.embedding.expand(batch.num_graphs, -1)
         last = len(self.convs) - 1
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             if node is not None and virtual is not None:
                 x = x + virtual[batch.batch]
-                if i < last:
-                    virtual = node.update(i, virtual, x, batch)
+                virtual = node(i, virtual, x, batch) if i < last else None
             x = norm(conv(x, batch.edge_index, batch.edge_attr))
             x = F.dropout(x if i == last else torch.relu(x), self.dropout, self.training)
         return x
+
+    def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The error of each label, 0 where it is missing: ``[S, tasks]``, float32 or wider."""
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        target = labels.nan_to_num(0.0).to(outputs.dtype)
+        if self.real:
+            errors = ((outputs - target) / self.scale.to(outputs.device)).square()
+        else:
+            errors = F.binary_cross_entropy_with_logits(outputs, target, reduction="none")
+        return torch.where(labels.isnan(), 0.0, errors)
+
+    def fit_scale(self, labels: Tensor) -> None:
+        """Takes the units of the outputs from real-valued labels ``[G, tasks]``."""
+        offset = labels.nanmean(dim=0)
+        scale = (labels - offset).square().nanmean(dim=0).sqrt()
+        self.offset.copy_(offset)
+        self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
 
 def build_conv(config: Config, width: int) -> EAConv:
@@ -82,45 +96,33 @@ def build_conv(config: Config, width: int) -> EAConv:
     aggr = build_ea(config, width, width) if config.local == "ea" else "sum"
     form: GINForm | Literal["gcn"] = "gcn"
     if config.model == "gin":
-        hidden = [nn.Linear(width, 2 * width), BatchNorm(2 * width), nn.ReLU()]
-        form = GINForm(width, width, nn.Sequential(*hidden, nn.Linear(2 * width, width)))
+        form = GINForm(width, width, nn.Sequential(*_hidden(width), nn.Linear(2 * width, width)))
     return EAConv(width, width, form, edge_encoder=BondEncoder(width), aggr=aggr)
 
 
 class VirtualNode(nn.Module):
-    """OGB's virtual node: a vector for each graph, computed from all its atoms and added to each.
-
-    Args:
-        width: its size.
-        layers: number of convolutions; it is updated between them.
-        dropout: after each update.
+    """OGB's virtual node: a vector for each graph, computed from all its atoms and added to each;
+    it is updated, with dropout, between the layers.
     """
 
     def __init__(self, width: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.zeros(width))
-        self.mlps = nn.ModuleList([_virtual_node_mlp(width) for _ in range(layers - 1)])
+        mlps = [
+            [*_hidden(width), nn.Linear(2 * width, width), BatchNorm(width), nn.ReLU()]
+            for _ in range(layers - 1)
+        ]
+        self.mlps = nn.ModuleList([nn.Sequential(*mlp) for mlp in mlps])
         self.dropout = dropout
 
-    def start(self, num_graphs: int) -> Tensor:
-        """``[S, width]``."""
-        return self.embedding.expand(num_graphs, -1)
-
-    def update(self, layer: int, virtual: Tensor, x: Tensor, batch: Batch) -> Tensor:
+    def forward(self, layer: int, virtual: Tensor, x: Tensor, batch: Batch) -> Tensor:
         """The vectors after convolution number ``layer``, whose input was ``x``: ``[S, width]``."""
         pooled = global_add_pool(x, batch.batch, batch.num_graphs) + virtual
         return F.dropout(self.mlps[layer](pooled), self.dropout, self.training)
 
 
-def _virtual_node_mlp(width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(width, 2 * width),
-        BatchNorm(2 * width),
-        nn.ReLU(),
-        nn.Linear(2 * width, width),
-        BatchNorm(width),
-        nn.ReLU(),
-    )
+def _hidden(width: int) -> list[nn.Module]:
+    return [nn.Linear(width, 2 * width), BatchNorm(2 * width), nn.ReLU()]
 
 
 def _head(size: int, hidden: int, num_tasks: int, dropout: float) -> nn.Module:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import gcd
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +30,13 @@ if TYPE_CHECKING:
 
 def build_ea(config: Config, in_channels: int, out_channels: int) -> EAAggregation:
     """Equilibrium Aggregation between vectors of these sizes, as configured."""
+    kind, _, last = config.adjoint.partition("-")
+    adjoints: dict[str, Callable[[], Adjoint]] = {
+        "unrolled": Unrolled,
+        "checkpointed": Checkpointed,
+        "implicit": Implicit,
+        "truncated": lambda: Truncated(int(last)),
+    }
     return EAAggregation(
         in_channels,
         out_channels,
@@ -41,47 +47,14 @@ def build_ea(config: Config, in_channels: int, out_channels: int) -> EAAggregati
         solver=NesterovSolver(
             config.inner_lr, config.inner_momentum, config.inner_gtol, config.inner_clip
         ),
-        adjoint=build_adjoint(config.adjoint),
+        adjoint=adjoints[kind](),
     )
 
 
-def build_adjoint(name: str) -> Adjoint:
-    """``"truncated-3" -> Truncated(3)``, and so on."""
-    kind, _, last = name.partition("-")
-    if kind == "truncated":
-        return Truncated(int(last))
-    kinds: dict[str, type[Adjoint]] = {
-        "unrolled": Unrolled,
-        "checkpointed": Checkpointed,
-        "implicit": Implicit,
-    }
-    return kinds[kind]()
-
-
-class PyGEquilibriumAggregation(aggr.EquilibriumAggregation):
-    """PyG's own EA for comparison: works in inference mode, keeps no graph without gradients, and
-    its three biases that cannot get a gradient are not trained.
-    """
-
-    def forward(
-        self,
-        x: Tensor,
-        index: Tensor | None = None,
-        ptr: Tensor | None = None,
-        dim_size: int | None = None,
-        dim: int = -2,
-    ) -> Tensor:
-        """As PyG's."""
-        recording = torch.is_grad_enabled()
-        with torch.inference_mode(False):
-            index = None if index is None else index.clone()
-            y = super().forward(x if recording else x.clone(), index, ptr, dim_size, dim)
-        return y if recording else y.detach()
-
-
 def _pyg_ea(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+    """PyG's own EA, without training its three biases that cannot get a gradient."""
     hidden = config.potential_width or width
-    layer = PyGEquilibriumAggregation(
+    layer = aggr.EquilibriumAggregation(
         width, config.ea_width or width, [2 * hidden, hidden], grad_iter=config.steps
     )
     for linear in (layer.potential.layers[-1], *layer.potential.res_trans[-2:]):
@@ -102,15 +75,12 @@ def _set_transformer(config: Config, width: int, graph_sizes: Tensor) -> Aggrega
 
 
 def _pna(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
-    return aggr.DegreeScalerAggregation(
-        ["mean", "min", "max", "std"],
-        ["identity", "amplification", "attenuation"],
-        deg=graph_sizes.bincount(),
-    )
+    scalers = ["identity", "amplification", "attenuation"]
+    degrees = graph_sizes.bincount()
+    return aggr.DegreeScalerAggregation(["mean", "min", "max", "std"], scalers, deg=degrees)
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One aggregation of a readout: its builder, from settings, node width and graph sizes, and the
     size of its output, in units of the node width or, if None, ``--ea-width``.
     """
@@ -139,11 +109,7 @@ ITERATIVE = ("ea", "pyg-ea")
 
 
 def parts_of(readout: str) -> list[str]:
-    """The parts in a readout's name: ``"ea+mean" -> ["ea", "mean"]``.
-
-    Raises:
-        UserError: for an unknown or a repeated part.
-    """
+    """The parts in a readout's name: ``"ea+mean" -> ["ea", "mean"]``."""
     names = readout.split("+")
     for name in names:
         if name not in PARTS:
@@ -157,16 +123,11 @@ def parts_of(readout: str) -> list[str]:
 
 
 def build_readout(config: Config, width: int, graph_sizes: Tensor | None) -> NormedMultiAggregation:
-    """The readout that a resolved configuration names.
+    """The readout that a resolved configuration names, for node features of that width.
 
     The norm behind each part decides whether EA learns, and it helps the others too: they all get
-    the same.
-
-    Args:
-        config: resolved.
-        width: size of node features.
-        graph_sizes: number of nodes of each training graph, which PNA's scalers are relative to;
-            None where a checkpoint holds their averages.
+    the same. PNA's scalers are relative to the number of nodes of each training graph (None where
+    a checkpoint holds their averages).
     """
     parts = [PARTS[name] for name in parts_of(config.readout)]
     nodes = torch.ones(1, dtype=torch.long) if graph_sizes is None else graph_sizes

@@ -1,8 +1,9 @@
-"""Summary of a run, and ``python -m experiments.molpcba.summary runs/*``: runs side by side."""
+"""Results of a run, and ``python -m experiments.molpcba.summary runs/*``: runs side by side."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +20,15 @@ from experiments.common import (
     versions,
     write_text,
 )
-from experiments.molpcba.config import Config, default_name, to_dict
-from experiments.molpcba.evaluation import TITLES, Metric, is_higher_better
-from experiments.molpcba.figures import plot_summary
+from experiments.molpcba.config import Config, kind_of, to_dict
+from experiments.molpcba.evaluation import TITLES, is_higher_better
+from experiments.molpcba.figures import draw
 from experiments.molpcba.fitting import History
 from experiments.molpcba.folder import RunFolder
-from experiments.molpcba.readouts import ITERATIVE, parts_of
 from experiments.molpcba.training import MoleculeTraining
 
-Members = list[tuple[RunFolder, dict[str, Any]]]
-"""Runs that differ in nothing but the seed: folder and results of each."""
+Results = dict[str, Any]
+"""The content of a run's ``results.json``."""
 
 NO_SETTING = {
     "name", "runs_dir", "root", "csv", "resume", "seed", "seeds", "split_seed", "compile",
@@ -37,32 +37,21 @@ NO_SETTING = {
 """Runs that differ in these alone are pooled."""
 
 
-def collect(
-    config: Config, module: MoleculeTraining, history: History, status: str
-) -> dict[str, Any]:
-    """The content of ``results.json``; the test score is filled in later.
-
-    Args:
-        config: resolved.
-        module: what was trained.
-        history: its epochs.
-        status: ``"finished"`` or ``"interrupted"``.
-    """
+def collect(config: Config, module: MoleculeTraining, history: History, chance: float) -> Results:
+    """The content of ``results.json`` of a run whose test score is not known yet."""
     data, rows = module.data, history.rows
     best = history.best() if rows else None
-    test_labels = data.graphs.labels(data.splits["test"])
     return {
         "name": config.name,
-        "status": status,
+        "status": "interrupted",
         "metric": data.metric,
         "valid": None if best is None else best[f"valid_{data.metric}"],
         "test": None,
-        "chance": Metric(data.metric, data.num_tasks).chance(test_labels),
+        "chance": chance,
         "best_epoch": None if best is None else int(best["epoch"]),
         "epochs": len(rows),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        **{key: getattr(config, key) for key in ("model", "readout", "local", "steps", "seed")},
         "data": data.describe(),
         "config": to_dict(config),
         "threads": torch.get_num_threads(),
@@ -71,127 +60,105 @@ def collect(
     }
 
 
-def run_table(results: dict[str, Any], folder: RunFolder) -> str:
+def run_table(results: Results, folder: RunFolder) -> str:
     """The end of a run on the terminal."""
-    data, config = results["data"], results["config"]
-    virtual = " with virtual node" if config["virtual_node"] else ""
-    local = f", local {results['local']}" if results["local"] != "sum" else ""
-    has_steps = results["local"] == "ea" or set(ITERATIVE) & set(parts_of(results["readout"]))
-    steps = f", {results['steps']} inner steps" if has_steps else ""
-    architecture = f"{results['model']}{virtual}, readout {results['readout']}{local}{steps}"
+    data = results["data"]
     sizes = " / ".join(f"{data['molecules'][part]:,}" for part in ("train", "valid", "test"))
     minutes, seconds = divmod(round(results["seconds"]), 60)
-    rows = [
-        ("run", f"{folder.path} ({results['status']})"),
-        ("data", f"{data['name']}, split {data['split']}: {sizes}"),
-        ("model", f"{architecture}, {results['parameters']:,} parameters"),
-        ("time", f"{minutes} min {seconds} s for {results['epochs']} epochs"),
-    ]
-    if results["valid"] is None:
-        rows.append(("score", "stopped before the end of the first epoch; --resume starts again"))
-    else:
-        test = "not known" if results["test"] is None else f"{results['test']:.4f}"
+    score = "stopped before the end of the first epoch; --resume starts again"
+    if results["valid"] is not None:
         score = (
-            f"valid {results['valid']:.4f}   test {test}   (best-valid epoch "
+            f"valid {results['valid']:.4f}   test {results['test']:.4f}   (best-valid epoch "
             f"{results['best_epoch']}; chance {results['chance']:.4f})"
         )
-        rows.append((TITLES[results["metric"]], score))
-    return "\n" + "\n".join(f"{name:8s} {text}" for name, text in rows)
+    rows = {
+        "run": f"{folder.path} ({results['status']})",
+        "data": f"{data['name']}, split {data['split']}: {sizes}",
+        "model": f"{kind_of(results['config'])}, {results['parameters']:,} parameters",
+        "time": f"{minutes} min {seconds} s for {results['epochs']} epochs",
+        TITLES[results["metric"]]: score,
+    }
+    return "\n" + "\n".join(f"{name:8s} {text}" for name, text in rows.items())
 
 
-def spread(outcomes: Sequence[dict[str, Any]]) -> str:
+def spread(outcomes: Sequence[Results]) -> str:
     """Scores of runs on one task, in OGB's form: mean ± unbiased standard deviation."""
     title = TITLES[outcomes[0]["metric"]]
-    words = [
-        f"{part} {title} {mean_and_deviation([run[part] for run in outcomes])}"
-        for part in ("test", "valid")
-    ]
-    return f"{len(outcomes)} seeds: " + ", ".join(words)
+    test, valid = ([run[part] for run in outcomes] for part in ("test", "valid"))
+    return (
+        f"{len(outcomes)} seeds: test {title} {mean_and_deviation(test)}, "
+        f"valid {title} {mean_and_deviation(valid)}"
+    )
 
 
 # ---- several runs
 
 
-def summarise(paths: Sequence[Path], out: Path) -> pd.DataFrame:
-    """A row for each kind of run (seeds pooled); written to ``out`` as CSV, Markdown and picture.
-
-    Raises:
-        UserError: when there is no finished run, or when runs are of different data.
-    """
-    folders = [RunFolder(path) for path in paths if (path / "results.json").exists()]
-    runs = [(f, r) for f in folders if (r := f.read_results())["status"] == "finished"]
-    if not runs:
+def summarise(paths: Sequence[Path], out: Path) -> str:
+    """The table, a row for each kind of run (seeds pooled); also to ``out``, with a picture."""
+    folders = [folder for folder in map(RunFolder, paths) if folder.is_finished()]
+    if not folders:
         raise UserError("no finished run among the folders given; expected runs/NAME folders")
-    _check_one_task([r for _, r in runs])
-    pooled: dict[str, Members] = {}
-    for folder, result in runs:
-        key = str(sorted(_settings(result).items()))
-        pooled.setdefault(key, []).append((folder, result))
-    kinds = _named(list(pooled.values()))
-    rows = pd.DataFrame([_row(name, members) for name, members in kinds.items()])
-    ascending = not is_higher_better(runs[0][1]["metric"])
-    rows = rows.sort_values("test_mean", ascending=ascending, ignore_index=True)
-    write_text(out / "summary.csv", rows.to_csv(index=False))
-    write_text(out / "summary.md", markdown(rows, runs[0][1]))
-    plot_summary(kinds, runs[0][1]).savefig(out / "summary.png", dpi=130)
-    return rows
+    runs = pd.DataFrame([folder.read_results() for folder in folders])
+    first, data = runs.iloc[0], pd.DataFrame(runs["data"].tolist())
+    other = data["fingerprint"] != data["fingerprint"][0]
+    if other.any():
+        shown = ", ".join(runs["name"] + " of " + data["name"] + ", split " + data["split"])
+        raise UserError(f"runs of different data cannot be compared: {shown}")
+    runs["curve"] = [
+        pd.read_csv(folder.metrics, index_col="epoch")[f"valid_{first.metric}"]
+        for folder in folders
+    ]
+    settings = [{k: v for k, v in c.items() if k not in NO_SETTING} for c in runs["config"]]
+    runs["kind"] = [json.dumps(own, sort_keys=True) for own in settings]
+    rows = pd.DataFrame([_row(own) for _, own in runs.groupby("kind", sort=False)])
+    rows["run"] = _names(rows["kind"])
+    rows = rows.sort_values(
+        "test_mean", ascending=not is_higher_better(first["metric"]), ignore_index=True
+    )
+    text = markdown(rows, first)
+    curves = pd.DataFrame({row.run: row.curve for row in rows.itertuples()})
+    write_text(out / "summary.md", text)
+    write_text(out / "summary.csv", rows.drop(columns=["kind", "curve"]).to_csv(index=False))
+    title = f"valid {TITLES[first['metric']]}, mean over seeds"
+    draw(out / "summary.png", "runs", first["data"], {title: curves})
+    return text
 
 
-def _settings(result: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in result["config"].items() if k not in NO_SETTING}
-
-
-def _named(groups: Sequence[Members]) -> dict[str, Members]:
-    """Each group by its label and, where several have the same, by the settings in which they
-    differ: ``gin-ea5 (gradient_clip 0.1)``.
-    """
-    alike: dict[str, list[Members]] = {}
-    for members in groups:
-        alike.setdefault(label(members[0][1]), []).append(members)
-    names = {}
-    for shared, several in alike.items():
-        settings = [_settings(members[0][1]) for members in several]
-        keys = sorted({key for one in settings for key in one})
-        differing = [k for k in keys if len({str(one.get(k)) for one in settings}) > 1]
-        for members, one in zip(several, settings, strict=True):
-            text = ", ".join(f"{key} {one.get(key, 'not set')}" for key in differing)
-            names[f"{shared} ({text})" if text else shared] = members
-    return names
-
-
-def _check_one_task(results: Sequence[dict[str, Any]]) -> None:
-    prints = {r["data"]["fingerprint"]: r for r in results}
-    if len(prints) > 1:
-        listed = "; ".join(
-            f"{r['name']} is of {r['data']['name']} ({r['data']['split']} split, {key})"
-            for key, r in prints.items()
-        )
-        raise UserError(f"these runs are of different data and cannot be compared: {listed}")
-
-
-def label(result: dict[str, Any]) -> str:
-    """Model, readout and local aggregation in a few words."""
-    fields = ("model", "readout", "local", "steps", "virtual_node", "seed")
-    config = Config(**{key: result["config"][key] for key in fields})
-    return default_name(config, "").removeprefix("-").rsplit("-seed", 1)[0]
-
-
-def _row(name: str, members: Members) -> dict[str, Any]:
-    table = pd.DataFrame([r for _, r in members])
+def _row(runs: pd.DataFrame) -> dict[str, Any]:
+    """A row of the table, of runs that differ in the seed alone."""
     return {
-        "run": name,
-        "seeds": len(table),
-        "test": mean_and_deviation(list(table["test"])),
-        "valid": mean_and_deviation(list(table["valid"])),
-        "test_mean": table["test"].mean(),
-        "valid_mean": table["valid"].mean(),
-        "epochs": table["epochs"].mean(),
-        "minutes": round(table["seconds"].mean() / 60, 1),
-        "parameters": members[0][1]["parameters"],
+        "run": "",
+        "kind": runs["kind"].iloc[0],
+        "seeds": len(runs),
+        "test": mean_and_deviation(list(runs["test"])),
+        "valid": mean_and_deviation(list(runs["valid"])),
+        "test_mean": runs["test"].mean(),
+        "valid_mean": runs["valid"].mean(),
+        "epochs": runs["epochs"].mean(),
+        "minutes": round(runs["seconds"].mean() / 60, 1),
+        "parameters": runs["parameters"].iloc[0],
+        "curve": pd.concat(list(runs["curve"]), axis=1).mean(axis=1),
     }
 
 
-def markdown(rows: pd.DataFrame, result: dict[str, Any]) -> str:
+def _names(kinds: pd.Series) -> list[str]:
+    """A name for each kind of run; where several have the same, with the settings in which they
+    differ: ``gin-ea5 (gradient_clip 0.1)``.
+    """
+    settings = pd.DataFrame(kinds.map(json.loads).tolist(), dtype=object)
+    settings = settings.where(settings.notna(), "not set").astype(str)
+    short = [kind_of(json.loads(kind)) for kind in kinds]
+    names = []
+    for row, name in enumerate(short):
+        alike = settings[[other == name for other in short]]
+        differing = alike.columns[alike.nunique() > 1]
+        text = ", ".join(f"{key} {settings[key][row]}" for key in differing)
+        names.append(f"{name} ({text})" if text else name)
+    return names
+
+
+def markdown(rows: pd.DataFrame, result: pd.Series) -> str:
     """The table with its data set named above it."""
     data, title = result["data"], TITLES[result["metric"]]
     lines = [
@@ -216,8 +183,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", type=Path, default=Path("runs/summary"), help="where to write")
     arguments = parser.parse_args(argv)
-    summarise(arguments.runs, arguments.out)
-    print((arguments.out / "summary.md").read_text())
+    print(summarise(arguments.runs, arguments.out))
 
 
 if __name__ == "__main__":

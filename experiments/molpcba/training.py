@@ -7,17 +7,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from experiments.common import UserError
 from experiments.molpcba.config import Config, require, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData
-from experiments.molpcba.evaluation import InnerLoopMeter, Metric, solution_of
+from experiments.molpcba.evaluation import EpochMeans, ea_layers, inner_loops, score, solution_of
 from experiments.molpcba.model import MoleculeNetwork
-from experiments.molpcba.parallel import gather_rows, sum_over_processes, world_size
-from pyg_ea import auxiliary_loss, parameter_groups
+from experiments.molpcba.parallel import gather, sum_over_processes, world_size
+from pyg_ea import EAAggregation, L2Prior, auxiliary_loss, parameter_groups
 
 NOT_FINITE = (
     "lower --lr or --inner-lr, or set --gradient-clip 1 or --inner-clip 10; checkpoints of the "
@@ -34,35 +33,24 @@ class MoleculeTraining(L.LightningModule):
 
     with binary cross entropy or, for real-valued labels, the squared error in units of their
     variance as :math:`\ell`. Every mean is over the batch of all processes, so that two processes
-    with batches of 32 train like one with 64.
-
-    Args:
-        config: resolved.
-        data: what is trained on.
+    with batches of 32 train like one with 64. On a GPU, labels, outputs and measures stay there
+    until the epoch has ended.
     """
 
     def __init__(self, config: Config, data: MoleculeData) -> None:
         super().__init__()
         self.config, self.data, self.graphs = config, data, data.graphs
-        train = data.splits["train"]
-        sizes = data.graphs.node_ptr.diff()[train]
-        self.metric = Metric(data.metric, data.num_tasks)
-        self.is_real = data.metric == "rmse"
-        self.network = MoleculeNetwork(config, data.num_tasks, sizes, self.is_real)
-        if self.is_real:
-            labels = data.graphs.labels(train)
-            offset = labels.nanmean(dim=0)
-            scale = (labels - offset).square().nanmean(dim=0).sqrt()
-            self.network.offset.copy_(offset)
-            self.network.scale.copy_(torch.where(scale > 0, scale, 1.0))
-        self.meter = InnerLoopMeter(self.network)
+        sizes = data.graphs.node_ptr.diff()[data.splits["train"]]
+        self.network = MoleculeNetwork(config, data.num_tasks, sizes, data.metric == "rmse")
+        if self.network.real:
+            self.network.fit_scale(data.labels("train"))
+        self.layers = ea_layers(self.network)
         if config.compile:
-            for layer in self.meter.layers.values():
+            for layer in self.layers.values():
                 layer.compile()
-        self.auxiliary = self._auxiliary_parts()
-        self.loss_sums: list[Tensor] = []
+        self.means = EpochMeans()
         self.gradient_norms: list[Tensor] = []
-        self.outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.outputs: dict[str, list[Tensor]] = {}
         self.scores: dict[str, float] = {}
 
     def forward(self, batch: Batch) -> Tensor:
@@ -71,76 +59,61 @@ class MoleculeTraining(L.LightningModule):
 
     # ---- training
 
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        """The loss of one batch: sums here, over counts in the batch of all processes."""
+        errors = self.network.errors(self(batch), batch.y)
+        terms = {"train_loss": (errors.sum(), batch.y.isfinite().sum())}
+        weights = [1.0]
+        if "readout" in self.layers:
+            terms["readout_aux"] = self._auxiliary(self.network.readout, self.layers["readout"])
+            weights.append(self.config.aux_weight or 0.0)
+        if "conv0" in self.layers:
+            terms["local_aux"] = self._auxiliary(self.network.convs, self.layers["conv0"])
+            weights.append(self.config.local_aux_weight)
+        self.means.add(terms | inner_loops(self.layers))
+        sums = torch.stack([total for total, _ in terms.values()])
+        counts = torch.stack([count.to(sums.dtype) for _, count in terms.values()])
+        means = sums / sum_over_processes(counts).clamp(min=1)
+        return world_size() * sum(w * mean for w, mean in zip(weights, means, strict=True))
+
+    def _auxiliary(self, part: nn.Module, layer: EAAggregation) -> tuple[Tensor, Tensor]:
+        """EA's auxiliary loss of a part of the network, summed over segments, and their number."""
+        segments = solution_of(layer).occupied.sum()
+        return auxiliary_loss(part, self.config.aux_reading) * segments, segments
+
     def on_train_epoch_start(self) -> None:
         """Starts each epoch from its own seed, so that a resumed run repeats it bit for bit."""
         seed = (self.config.seed * 100_003 + self.current_epoch) * 1_009 + self.global_rank
         torch.manual_seed(seed)
         loader = self.trainer.train_dataloader
         assert isinstance(loader, GraphLoader)
-        loader.set_epoch(self.current_epoch)  # its iteration has not begun yet
-
-    def training_step(self, batch: Batch, step: int) -> Tensor:
-        """The loss of one batch: sums here, over counts in the batch of all processes."""
-        errors = self.errors(self(batch), batch.y)
-        sums, counts, weights = [errors.sum()], [(~batch.y.isnan()).sum()], [1.0]
-        for part, layer, weight in self.auxiliary:
-            segments = solution_of(layer).occupied.sum()
-            sums.append(auxiliary_loss(part, self.config.aux_reading) * segments)
-            counts.append(segments)
-            weights.append(weight)
-        total = torch.stack(sums)
-        count = torch.stack([c.to(total.dtype) for c in counts])
-        everywhere = sum_over_processes(count).clamp(min=1)
-        self.loss_sums.append(torch.stack([total.detach(), count]))
-        self.meter.update()
-        return (total / everywhere * total.new_tensor(weights)).sum() * world_size()
-
-    def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The error of each label, 0 where it is missing: ``[S, tasks]``, float32 or wider."""
-        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-        target = labels.nan_to_num(0.0).to(outputs.dtype)
-        if self.is_real:
-            errors = ((outputs - target) / self.network.scale).square()
-        else:
-            errors = F.binary_cross_entropy_with_logits(outputs, target, reduction="none")
-        return torch.where(labels.isnan(), 0.0, errors)
-
-    def _auxiliary_parts(self) -> list[tuple[torch.nn.Module, Any, float]]:
-        """Parts of the network with EA, a layer whose segments are counted, and their weight."""
-        layers = self.meter.layers
-        parts: list[tuple[torch.nn.Module, Any, float]] = []
-        if "readout" in layers:
-            weight = self.config.aux_weight or 0.0
-            parts.append((self.network.readout, layers["readout"], weight))
-        if "conv0" in layers:
-            weight = self.config.local_aux_weight
-            parts.append((self.network.convs, layers["conv0"], weight))
-        return parts
+        loader.epoch = self.current_epoch  # its iteration has not begun yet
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stops the run when the gradient, and with it the loss, is no longer a number."""
-        grads = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
-        if not norm.isfinite():
-            raise UserError(
-                f"the loss or its gradient is not finite in epoch {self.current_epoch}, step "
-                f"{self.global_step}: {NOT_FINITE}"
-            )
+        """Clips the gradient."""
+        limit = self.config.gradient_clip
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if limit is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters(), limit, norm)
         self.gradient_norms.append(norm)
+        if norm.device.type == "cpu":  # a GPU is asked once an epoch
+            self._check_finite(norm)
+
+    def _check_finite(self, norms: Tensor) -> None:
+        if not norms.isfinite().all():
+            raise UserError(
+                f"the loss or its gradient is not finite in epoch {self.current_epoch}: "
+                f"{NOT_FINITE}"
+            )
 
     def configure_optimizers(self) -> Any:
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
         config = self.config
-        has_ea = bool(self.meter.layers)
-        groups = parameter_groups(self, config.ea_lr) if has_ea else self.parameters()
-        # One fused pass takes a third of the loop's time; Lightning's mixed precision does not clip
-        # beside it.
-        clips_mixed = config.precision == "bf16" and config.gradient_clip is not None
         optimizer = torch.optim.AdamW(
-            groups,
+            parameter_groups(self, config.ea_lr) if self.layers else self.parameters(),
             lr=require(config.lr),
             weight_decay=config.weight_decay,
-            fused=not clips_mixed,
+            fused=True,
         )
         total = int(self.trainer.estimated_stepping_batches)
 
@@ -152,10 +125,7 @@ class MoleculeTraining(L.LightningModule):
             return rising * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     # ---- data
 
@@ -169,6 +139,7 @@ class MoleculeTraining(L.LightningModule):
             seed=self.config.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            pin=self.device.type == "cuda" and not self.graphs.x.is_cuda,
         )
 
     def train_dataloader(self) -> GraphLoader:
@@ -183,12 +154,16 @@ class MoleculeTraining(L.LightningModule):
         """Every molecule of the test part once."""
         return self._loader("test")
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, number: int) -> Batch:
+        """Without waiting; a batch is there already unless it is in pinned memory."""
+        return batch.to(device, non_blocking=True)
+
+    # ---- evaluation
+
     @property
     def scored_parts(self) -> tuple[str, ...]:
         """The parts of the data that are scored after every epoch."""
         return ("valid", "test") if self.config.test_curve else ("valid",)
-
-    # ---- evaluation
 
     def on_validation_epoch_start(self) -> None:
         """Drops the outputs of an evaluation that was interrupted."""
@@ -197,53 +172,52 @@ class MoleculeTraining(L.LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, step: int, dataloader_idx: int = 0) -> None:
-        """Keeps outputs and labels for the score of the whole part."""
-        self._keep(self.scored_parts[dataloader_idx], batch)
+        """Keeps the outputs for the score of the whole part."""
+        part = self.scored_parts[dataloader_idx]
+        self.outputs.setdefault(part, []).append(self(batch).float())
 
     def on_validation_epoch_end(self) -> None:
         """Scores the valid part, and the test part where its curve is recorded."""
         self.scores = {}
         for part in self.scored_parts:
-            self.scores |= self._scores(part)
-        self.log_dict(self.scores, logger=False)
+            self.scores |= self._score(part)
 
     def test_step(self, batch: Batch, step: int) -> None:
         """As in validation."""
-        self._keep("test", batch)
+        self.outputs.setdefault("test", []).append(self(batch).float())
 
     def on_test_epoch_end(self) -> None:
         """Scores the test part."""
-        self.scores = self._scores("test")
+        self.scores = self._score("test")
 
-    def _keep(self, part: str, batch: Batch) -> None:
-        self.outputs.setdefault(part, []).append((self(batch).float(), batch.y))
-
-    def _scores(self, part: str) -> dict[str, float]:
-        empty = torch.zeros(0, self.data.num_tasks, device=self.device)
+    def _score(self, part: str) -> dict[str, float]:
+        """Loss and score of a part."""
+        none = torch.zeros(0, self.data.num_tasks)
         outputs = self.outputs.pop(part, [])
-        values = gather_rows(torch.cat([empty, *[out for out, _ in outputs]]))
-        labels = gather_rows(torch.cat([empty, *[y for _, y in outputs]]))
+        values = torch.cat(gather(torch.cat(outputs).cpu() if outputs else none))
+        labels = self.data.labels(part)
         if not values.isfinite().all():
             raise UserError(f"outputs on the {part} part are not finite: {NOT_FINITE}")
-        count = (~labels.isnan()).sum().clamp(min=1)
-        loss = self.errors(values.to(self.device), labels.to(self.device)).sum().cpu() / count
-        score = self.metric(labels, values)
-        return {f"{part}_loss": float(loss), f"{part}_{self.metric.name}": score}
+        loss = self.network.errors(values, labels).sum() / labels.isfinite().sum().clamp(min=1)
+        metric = self.data.metric
+        return {f"{part}_loss": float(loss), f"{part}_{metric}": score(metric, labels, values)}
 
     # ---- records
 
+    @torch.no_grad()
     def epoch_row(self) -> dict[str, float]:
         """What is recorded of the epoch that just ended; starts measuring again."""
-        sums = sum_over_processes(torch.stack(self.loss_sums).sum(dim=0))
-        means = (sums[0] / sums[1].clamp(min=1)).tolist()
-        names = ["train_loss"]
-        names += ["readout_aux" if p is self.network.readout else "local_aux"
-                  for p, _, _ in self.auxiliary]  # fmt: skip
+        norms = torch.stack(self.gradient_norms)
+        self.gradient_norms = []
+        self._check_finite(norms)
         row = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
-        row |= dict(zip(names, means, strict=True))
-        row["gradient_norm"] = float(torch.stack(self.gradient_norms).mean())
-        row |= self.scores | self.meter.compute()
-        self.loss_sums, self.gradient_norms = [], []
+        row |= self.means.compute() | {"gradient_norm": float(norms.mean())} | self.scores
+        for name, layer in self.layers.items():
+            row[f"{name}_gradient"] = row[f"{name}_gradient"] ** 0.5
+            row[f"{name}_step_size"] = float(layer.solver.lr)
+            row[f"{name}_momentum"] = float(layer.solver.momentum)
+            if isinstance(layer.prior, L2Prior):
+                row[f"{name}_regulariser"] = float(layer.prior.weight)
         return row
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -252,6 +226,6 @@ class MoleculeTraining(L.LightningModule):
             "data": self.data.name,
             "fingerprint": self.data.fingerprint,
             "task_names": list(self.data.task_names),
-            "metric": self.metric.name,
+            "metric": self.data.metric,
             "config": to_dict(self.config),
         }

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.common import UserError, command
-from experiments.molpcba.__main__ import load_data
 from experiments.molpcba.config import parse
+from experiments.molpcba.data import load
 from experiments.studies.engine import make
 from experiments.studies.molpcba import Performer, Study, names
 from experiments.studies.records import Records
@@ -74,7 +74,7 @@ def run_study(study: Study, arguments: argparse.Namespace, flags: list[str]) -> 
     if not {word.partition("=")[0] for word in flags} & {"--csv", "--data"}:
         flags = ["--data", "embedded", "--split", "random", *flags]
     shared = parse(flags)
-    data = load_data(replace(shared, split_seed=shared.seed))
+    data = load(replace(shared, split_seed=shared.seed))
     configs = study.configurations(flags, data.name, data.num_tasks)
     where = f"{study.name}-on-{data.name}"
     records = Records(arguments.out or Path("results", "ablations", where), data.metric == "rmse")

@@ -33,20 +33,10 @@ def make(
 ) -> None:
     """Makes the runs that have no record, in the order given, and records each as it ends.
 
-    A run that fails is recorded too; the others go on. Each run's output is in ``NAME.log``.
-
-    Args:
-        study: name.
-        runs: all of them.
-        perform: makes one; importable, for it runs in worker processes if there are several jobs.
-        records: are added to.
-        runs_dir: of the run folders.
-        rows: order of the tables.
-        jobs: runs at a time; several have one thread each.
-
-    Raises:
-        UserError: when a worker process dies.
-        Interrupted: when the command was asked to stop.
+    A run that fails is recorded too; the others go on. Each run's output is in ``NAME.log``, and
+    its folder, in ``runs_dir``. ``jobs`` are made at a time, with one thread each; ``perform`` must
+    then be importable, for it runs in worker processes. ``rows`` is the order of the tables.
+    ``Interrupted`` is raised when the command was asked to stop.
     """
     missing = [run for run in runs if not records.has(run)]
     runs_dir.mkdir(parents=True, exist_ok=True)

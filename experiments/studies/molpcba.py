@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -26,17 +26,13 @@ SHARED = {"ea_lr": "lr", "ea_width": "width"}
 """EA's own settings, left out where they are those of the rest of the network."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a study.
+class Row(NamedTuple):
+    """One row of a study: its settings of the trainer, over the shared ones, and the row that
+    paired differences are taken to.
 
-    Args:
-        settings: of the trainer, over the shared ones.
-        reference: the row that paired differences are taken to.
-        match: give the head a hidden layer so wide that the network has as many parameters as that
-            row's.
-        head_of: give the head the hidden layer of that row.
-        potential_share: width of the potential, as a share of the network's.
+    ``match`` gives the head a hidden layer so wide that the network has as many parameters as that
+    row's, ``head_of`` the hidden layer of that row; ``potential_share`` is the width of the
+    potential, as a share of the network's.
     """
 
     settings: dict[str, Any]
@@ -46,14 +42,9 @@ class Row:
     potential_share: float | None = None
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """A setting that each row has its own best value of.
-
-    Args:
-        setting: of the trainer.
-        values: to be tried, the same for every row.
-        seed: of the runs that try them. Choose one that no run of the study itself has.
+class Tuning(NamedTuple):
+    """A setting of which each row first tries these values, on the valid part alone, with a seed
+    that no run of the study itself should have.
     """
 
     setting: str
@@ -63,14 +54,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Study:
-    """A grid of settings.
-
-    Args:
-        name: of its file.
-        base: the trainer's settings that all rows share.
-        rows: in the order of the table.
-        tuning: what is tuned for each row first, on the valid part alone.
-    """
+    """A grid: the settings that all rows share, the rows in the order of the table, and tuning."""
 
     name: str
     base: dict[str, Any]
@@ -79,22 +63,17 @@ class Study:
 
     @classmethod
     def read(cls, name: str) -> Study:
-        """The study of that name.
-
-        Raises:
-            UserError: when its file does not have what it should.
-        """
+        """The study of that name."""
         path = FOLDER / f"{name}.yaml"
-        own = ("reference", "match", "head_of", "potential_share")
         try:
             content = yaml.safe_load(path.read_text())
             shared = content.get("shared")
-            base = {} if shared is None else _yaml(FOLDER / "shared" / f"{shared}.yaml")
+            base = _yaml(FOLDER / "shared" / f"{shared}.yaml") if shared else {}
             rows = {}
             for row, entry in content["rows"].items():
-                entry = {"reference": content["reference"]} | (entry or {})
-                settings = {key: value for key, value in entry.items() if key not in own}
-                rows[row] = Row(settings, **{key: entry[key] for key in own if key in entry})
+                settings = {"reference": content["reference"]} | (entry or {})
+                own = {key: settings.pop(key) for key in Row._fields if key in settings}
+                rows[row] = Row(settings, **own)
             tune = content.get("tune")
             tuning = tune and Tuning(tune["setting"], tuple(tune["values"]), int(tune["seed"]))
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
@@ -104,21 +83,15 @@ class Study:
                 f"seed ({type(error).__name__}: {error})"
             ) from error
         for row, entry in rows.items():
-            for other in (entry.reference, entry.match, entry.head_of):
-                if other is not None and other not in rows:
-                    raise UserError(f"{path}: row {row} names {other}, which is no row")
+            for other in {entry.reference, entry.match, entry.head_of} - {None, *rows}:
+                raise UserError(f"{path}: row {row} names {other}, which is no row")
         return cls(name, base | content.get("base", {}), rows, tuning)
 
     def configurations(self, flags: Sequence[str], data_name: str, tasks: int) -> dict[str, Config]:
         """The resolved settings of each row; a run adds its seed.
 
-        Args:
-            flags: the trainer's, which win over the study's base.
-            data_name: name of the data.
-            tasks: number of the network's outputs, on which the size of a matched head depends.
-
-        Raises:
-            UserError: for a setting that is none, or one that is not the user's to give.
+        The trainer's ``flags`` win over the study's base. The size of a matched head depends on the
+        number of tasks.
         """
         self._check(flags)
         common = [*as_flags(self.base), *flags, "--test-curve"]
@@ -142,24 +115,20 @@ class Study:
         return configs
 
     def _check(self, flags: Sequence[str]) -> None:
+        """Refuses flags that would be overruled."""
         given = {word.partition("=")[0][2:].replace("-", "_") for word in flags if word[:2] == "--"}
         given |= {name.removeprefix("no_") for name in given}
-        for name in sorted(given.intersection(OWN)):
-            raise UserError(f"{flag(name)} is not for studies: leave it out")
+        taken = dict.fromkeys(OWN, "is not for studies: leave it out")
+        change = f"leave it out, or change {FOLDER / self.name}.yaml"
+        for name, row in self.rows.items():
+            for key in row.settings:
+                taken.setdefault(key, f"is what row {name} of {self.name} sets: {change}")
         if self.tuning is not None:
             for value in self.tuning.values:
                 parse(as_flags({self.tuning.setting: value}))
-            if self.tuning.setting in given:
-                raise UserError(
-                    f"{flag(self.tuning.setting)} is what {self.name} tunes for each row: leave it "
-                    f"out, or change tune in {FOLDER / self.name}.yaml"
-                )
-        for name, row in self.rows.items():
-            for setting in sorted(given & row.settings.keys()):
-                raise UserError(
-                    f"{flag(setting)} is what row {name} of {self.name} sets: leave it out, or "
-                    f"change {FOLDER / self.name}.yaml"
-                )
+            taken[self.tuning.setting] = f"is what {self.name} tunes for each row: {change}"
+        for name in sorted(given & taken.keys()):
+            raise UserError(f"{flag(name)} {taken[name]}")
 
     def runs(self, configs: dict[str, Config], rows: Sequence[str], seeds: int) -> list[Run]:
         """The runs of the table, seed by seed; a seed fixes the split, too."""
@@ -201,12 +170,7 @@ def without_places(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Performer:
-    """Makes runs with the trainer.
-
-    Args:
-        csv: path of the table, if the data is one.
-        root: folder of prepared data.
-    """
+    """Makes runs with the trainer, on the table ``csv`` if there is one."""
 
     csv: str | None
     root: str
@@ -221,12 +185,12 @@ class Performer:
             name=path.name,
         )
         folder = RunFolder(path)
-        if path.exists():
+        if folder.exists():
             saved = {k: v for k, v in folder.read_config().items() if v is not None}
             wanted = {**run.settings, "preset": "none"}
             check_equal(str(path), without_places(saved), wanted)
         if not folder.is_finished():
-            train(replace(config, resume=path.exists()))
+            train(replace(config, resume=folder.exists()))
         return outcome_of(folder)
 
 

@@ -36,14 +36,8 @@ FAILURES = {"row": "str", "seed": "int", "message": "str"}
 
 
 class Run(NamedTuple):
-    """One run of a study.
-
-    Args:
-        row: of the table.
-        seed: of everything random in it.
-        settings: all of them, as plain values.
-        reference: the row that its differences are taken to.
-        tries: the setting that this run tries a value of; None for a run of the table.
+    """One run of a study, with all its settings, as plain values, and the row that its differences
+    are taken to; ``tries`` is the setting that it tries a value of, None for a run of the table.
     """
 
     row: str
@@ -61,12 +55,8 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A finished run.
-
-    Args:
-        record: columns of :data:`RECORDS`, without format, study, row, reference and config.
-        curve: columns epoch, valid, test.
-        score: what a value is chosen by.
+    """A finished run: columns of :data:`RECORDS` but format, study, row, reference and config; a
+    curve with columns epoch, valid, test; and the score that a value is chosen by.
     """
 
     record: dict[str, Any]
@@ -75,14 +65,9 @@ class Outcome(NamedTuple):
 
 
 class Records:
-    """The tables of a study.
+    """The tables of a study in ``folder``, empty where there are none yet.
 
-    Args:
-        folder: where they lie; empty tables where there are none yet.
-        lower: whether a smaller score is the better one.
-
-    Raises:
-        UserError: when they were written by another version, or are damaged.
+    ``lower`` says that a smaller score is the better one.
     """
 
     def __init__(self, folder: Path, lower: bool = False) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.molpcba.__main__ import main
+from experiments.molpcba.config import Config
 from experiments.molpcba.data import MoleculeData, load
 
 PARTS = ("C", "CC", "O", "N", "c1ccccc1", "CO", "CN", "C(=O)O", "CCl", "C1CC1", "CCC", "F", "CS")
@@ -46,7 +47,7 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tiny_csv: Path, tiny_root: Path) -> MoleculeData:
-    return load(csv=tiny_csv, root=tiny_root, workers=1)
+    return load(Config(csv=str(tiny_csv), root=str(tiny_root)))
 
 
 @pytest.fixture

@@ -23,19 +23,19 @@ import lightning as L
 
 from experiments import common
 from experiments.molpcba import __main__ as program
-from experiments.molpcba import fitting
+from experiments.molpcba import fitting, folder
 from experiments.molpcba.training import MoleculeTraining
 
 BEGINNINGS: dict[CodeType, str] = {
-    program.load_data.__code__: "preparation",
+    program.load.__code__: "preparation",
     L.Trainer.fit.__code__: "training",
     MoleculeTraining.validation_step.__code__: "evaluation",
-    MoleculeTraining._scores.__code__: "evaluation",
+    MoleculeTraining._score.__code__: "evaluation",
     fitting.History.on_train_epoch_end.__code__: "checkpointing",
     common.save.__code__: "checkpointing",
     program.collect.__code__: "results",
     program.test_best.__code__: "results",
-    program.write_results.__code__: "results",
+    folder.RunFolder.write_results.__code__: "results",
 }
 """The functions that a phase lasts through, those within them excepted."""
 PHASES = tuple(dict.fromkeys(BEGINNINGS.values()))
@@ -96,7 +96,7 @@ def go_on(csv: str, life: Path, moment: Moment | None, count: Path | None = None
     """What a user types: the command, and with --resume as soon as there is a run folder."""
     life.mkdir(exist_ok=True)
     flags = [*FLAGS.split(), "--csv", csv, "--root", f"{life}/data", "--runs-dir", f"{life}/runs"]
-    if (life / "runs" / "run").exists():
+    if (life / "runs" / "run" / "config.yaml").exists():
         flags.append("--resume")
     return call(flags, moment, life / "log", count)
 

@@ -37,7 +37,7 @@ def test_summary_refuses_to_mix_data(command, tmp_path, capsys):
     assert command("--epochs", "1", "--name", "other", "--split-seed", "1") == 0
     runs = [str(tmp_path / "runs" / name) for name in ("run", "other")]
     assert summary.main([*runs, "--out", str(tmp_path / "s")]) == 2
-    assert "cannot be compared" in capsys.readouterr().err
+    assert "of different data cannot be compared: " in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 

@@ -1,82 +1,57 @@
 """Molecules for the trainer: OGB's sets, a CSV file of one's own, or the embedded set.
 
-A source has `name`, `slug`, `description`, `key()` and `prepare(workers)`: graphs with labels, task
-names, metric, and a split of its own or the groups to split by. :func:`load` prepares it once, as
-one file under `root`, and gives a :class:`MoleculeData`.
+Each is prepared once, as one file under ``--root``: packed graphs with labels, task names, metric,
+and a split of its own or the groups to split by.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pandas as pd
 import rdkit
 from filelock import FileLock
 from torch import Tensor
 
 from experiments import common
 from experiments.common import UserError
-from experiments.molpcba.data.embedded import EmbeddedSource
+from experiments.molpcba.config import Config
+from experiments.molpcba.data import embedded
 from experiments.molpcba.data.graphs import GraphLoader, MoleculeData, PackedGraphs
-from experiments.molpcba.data.molecules import default_workers, pack_smiles
-from experiments.molpcba.data.ogb import OgbSource, molecule_sets
-from experiments.molpcba.data.splits import random_split, scaffold_split
-from experiments.molpcba.data.table import TableSource
+from experiments.molpcba.data.ogb import NEEDED, find_ogb, molecule_sets, prepare_ogb
+from experiments.molpcba.data.splits import random_split, read_split, scaffold_split
+from experiments.molpcba.data.table import prepare_table, table_name
 
-__all__ = ["GraphLoader", "MoleculeData", "PackedGraphs", "load", "pack_smiles"]
+__all__ = ["GraphLoader", "MoleculeData", "PackedGraphs", "load"]
 
-VERSION = 2
+VERSION = 3
 """Raise it whenever prepared data would come out differently: older files are then left unread."""
-MOLPCBA = "ogbg-molpcba"
-SPLITS = ("ogb", "scaffold", "random")
-
-Source = OgbSource | TableSource | EmbeddedSource
 
 
-def load(
-    data: str = "auto",
-    *,
-    root: Path | str = "dataset",
-    csv: Path | str | None = None,
-    name: str | None = None,
-    split: str | None = None,
-    split_seed: int = 0,
-    workers: int | None = None,
-    **columns: Any,
-) -> MoleculeData:
-    """Finds or prepares a data set; the next time it is there in a second.
+class Source(NamedTuple):
+    """A data set: its name, what the user reads of it, what it depends on, and how it is made."""
 
-    Args:
-        data: one of OGB's molecule sets by name (on disk or downloaded), "ogb" for ogbg-molpcba,
-            "embedded" (needs no network), or "auto": ogbg-molpcba if it can be had, else the
-            embedded set, and `source` says why.
-        root: folder for downloads and prepared sets.
-        csv: a CSV file of one's own, in place of `data`.
-        name: what to call the CSV file's set; by default its stem.
-        split: "ogb" (comes with OGB's sets), "scaffold", "random", or None: the set's own, for a
-            CSV file "random". "random" never parts equal molecules.
-        split_seed: fixes the order of "random".
-        workers: processes for the preparation; by default one for each processor.
-        columns: see :class:`TableSource`.
+    name: str
+    about: str
+    key: object
+    prepare: Callable[[], dict[str, Any]]
 
-    Raises:
-        UserError: when the data cannot be used.
-    """
-    root = Path(root)
-    source = _source(data, root, None if csv is None else Path(csv), name, columns)
-    path, content = _prepared(source, root, workers or default_workers())
-    splits, split = _split(source.name, content, split, split_seed)
+
+def load(config: Config) -> MoleculeData:
+    """The data that the settings name, found or prepared; the next time it is there in a second."""
+    source = find_source(config)
+    content = _prepared(source, Path(config.root))
     graphs = PackedGraphs(**content["tensors"])
-    description = f"{source.description}; {len(graphs):,} molecules"
     for note in content.get("notes", ()):
         print(f"note: {note}", file=sys.stderr)
-    if content.get("rejected"):
-        description += "; " + _report_rejected(content["rejected"], path)
+    splits, split = _split(source.name, content, config)
     return MoleculeData(
         name=source.name,
-        source=description,
+        source=f"{source.about}; {len(graphs):,} molecules",
         graphs=graphs,
         splits=splits,
         split=split,
@@ -86,81 +61,92 @@ def load(
     )
 
 
-def _source(
-    data: str, root: Path, csv: Path | None, name: str | None, columns: dict[str, Any]
-) -> Source:
-    if csv is not None:
+def find_source(config: Config) -> Source:
+    """The source that the settings name."""
+    data = config.data
+    if config.csv is not None:
         if data != "auto":
             raise UserError(f"--csv and --data {data} exclude each other; leave one out")
-        return TableSource.of(csv, name, **columns)
-    if data == "embedded":
-        return EmbeddedSource()
-    sets = molecule_sets()
-    if data not in ("auto", "ogb", *sets):
+        path = Path(config.csv)
+        name = config.data_name or table_name(path)
+        options = (config.smiles_column, config.tasks, config.ignore, config.task_type)
+        return Source(name, path.name, (_hash(path), options), partial(prepare_table, path, config))
+    sets, because = molecule_sets(), "as asked"
+    if data not in ("auto", "ogb", "embedded", *sets):
         choices = ", ".join(["auto", "ogb", "embedded", *sets])
         raise UserError(f"--data must be one of {choices}, got {data!r}")
+    if data != "embedded":
+        name = data if data in sets else "ogbg-molpcba"
+        try:
+            folder, origin = find_ogb(name, Path(config.root))
+            key = [_hash(folder / file) for file in NEEDED]
+            return Source(name, f"{name}, {origin}", key, partial(prepare_ogb, name, folder))
+        except UserError as error:
+            if data != "auto":
+                raise
+            because = f"because {error}"
+    smiles = embedded.read_nci()
+    about = f"embedded set, NOT ogbg-molpcba ({because}): {embedded.ABOUT}"
+    return Source("embedded-nci", about, smiles, partial(embedded.prepare_embedded, smiles))
+
+
+def _hash(path: Path) -> str:
     try:
-        return OgbSource.get(data if data in sets else MOLPCBA, root)
-    except UserError as error:
-        if data != "auto":
-            raise
-        return EmbeddedSource(f"because {error}")
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _prepared(source: Source, root: Path, workers: int) -> tuple[Path, dict[str, Any]]:
-    """The prepared data and its file under `root`, made now unless it is there already.
+def _prepared(source: Source, root: Path) -> dict[str, Any]:
+    """The prepared data, from its file under `root`, which is made now unless it is there already.
 
     The file appears whole or not at all, under a lock that the system drops with the process: of
     several processes (DDP) one works while the others wait.
     """
-    key = f"{VERSION} {rdkit.__version__} {source.key()}"
-    path = root / f"{source.slug}-{common.sha256(key)[:12]}.pt"
+    key = common.sha256(f"{VERSION} {rdkit.__version__} {source.key}")
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in source.name)
+    path = root / f"{name[:40]}-{key[:12]}.pt"
     if (content := _read(path)) is not None:
-        return path, content
+        return content
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{path.name}.lock"):
             if (content := _read(path)) is None:
-                content = source.prepare(workers)
-                graphs = content.pop("graphs")
-                content |= {"tensors": graphs.tensors(), "graphs_sha256": graphs.content_hash()}
-                common.save(path, content)
+                content = source.prepare()
+                digest = PackedGraphs(**content["tensors"]).content_hash()
+                common.save(path, content | {"graphs_sha256": digest})
     except OSError as error:
         raise UserError(
             f"cannot write the data under {root}: {error.strerror or error}; nothing was left "
             "behind, free some space or name another folder with --root"
         ) from error
-    content = _read(path)
-    if content is None:
-        raise UserError(f"{path} was written but cannot be read back; check the disk")
-    return path, content
+    return common.load(path)  # mapped into memory
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
     try:
-        return common.load(path)
+        return common.load(path) if path.exists() else None
     except UserError as error:
         print(f"{error}; preparing it again", file=sys.stderr)
         return None
 
 
-def _split(
-    name: str, content: dict[str, Any], split: str | None, seed: int
-) -> tuple[dict[str, Tensor], str]:
+def _split(name: str, content: dict[str, Any], config: Config) -> tuple[dict[str, Tensor], str]:
     """The split and its name."""
-    own = content.get("split")
-    if own is not None and (split is None or split == own == "ogb"):
+    split, own = config.split, content.get("split")
+    if own is not None and split in (None, "ogb" if own == "ogb" else None):
         splits, split = content["splits"], own
-    elif split == "ogb":
-        raise UserError(f"{name} has no split of OGB's; use --split random or scaffold")
     elif own == "ogb":
         raise UserError(f"{name} comes with OGB's split, its own; leave out --split {split}")
     elif split == "scaffold":
         splits = scaffold_split(content["scaffold"].numpy())
+    elif split in (None, "random"):
+        splits, split = random_split(content["canonical"].numpy(), config.split_seed), "random"
+    elif split != "ogb" and "rows" in content:
+        splits, split = read_split(Path(split), content["rows"].numpy()), Path(split).name
     else:
-        splits, split = random_split(content["canonical"].numpy(), seed), "random"
+        raise UserError(f"{name} has no split {split}; use --split random or scaffold")
     empty = [part for part, index in splits.items() if not index.numel()]
     if empty:
         raise UserError(
@@ -168,15 +154,3 @@ def _split(
             "more molecules or another --split"
         )
     return splits, str(split)
-
-
-def _report_rejected(rejected: list[tuple[int, str, str]], path: Path) -> str:
-    """Lists the rows left out in a table beside the data; a sentence about them."""
-    table = path.with_name(f"{path.stem}-rejects.csv")
-    if not table.exists():
-        frame = pd.DataFrame(rejected, columns=["line", "smiles", "reason"])
-        common.write_text(table, frame.to_csv(index=False))
-    shown = "; ".join(f"line {line}: {text[:60]!r}: {why}" for line, text, why in rejected[:3])
-    sentence = f"{len(rejected):,} rows left out"
-    print(f"note: {sentence}, their SMILES cannot be read ({shown})", file=sys.stderr)
-    return f"{sentence}, all listed in {table}"

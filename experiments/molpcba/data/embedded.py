@@ -9,102 +9,68 @@ of them is hidden, so that training meets missing labels as it does in MOLPCBA.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from rdkit import RDConfig
+import pandas as pd
+from rdkit import Chem, RDConfig, rdBase
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogEntry, FilterCatalogParams
 
 from experiments.common import UserError
 from experiments.molpcba.data.graphs import MISSING
-from experiments.molpcba.data.molecules import BadSmilesError, pack_smiles, parse, run_jobs
-from experiments.molpcba.data.splits import group_numbers, random_split
+from experiments.molpcba.data.molecules import groups, pack, read_molecules, run_jobs
+from experiments.molpcba.data.splits import random_split
 
 CATALOGUES = ("PAINS", "BRENK", "NIH", "ZINC", "CHEMBL")
 HIDDEN = 0.1
 """Share of the labels that is hidden."""
 SEED = 0
 """Fixes which labels are hidden, and the split."""
+ABOUT = (
+    "NCI compounds of the rdkit package, 128 structural alerts as tasks, 10% of the labels hidden"
+)
 
 
-@dataclass(frozen=True)
-class EmbeddedSource:
-    """The embedded set.
-
-    Args:
-        reason: why this set was taken, for the user.
-        limit: use the first so many lines only (None: all 4,999, of which 4,991 can be read).
-        num_tasks: how many of the commonest alerts become tasks.
-    """
-
-    reason: str = "as asked"
-    limit: int | None = None
-    num_tasks: int = 128
-    name: str = "embedded-nci"
-    slug: str = "embedded_nci"
-
-    @property
-    def description(self) -> str:
-        """Which data, for the user."""
-        return (
-            f"embedded set, NOT ogbg-molpcba ({self.reason}): NCI compounds of the rdkit package, "
-            f"{self.num_tasks} structural alerts as tasks, {HIDDEN:.0%} of the labels hidden"
-        )
-
-    def key(self) -> str:
-        """The molecules and every choice made here."""
-        choices = (self.limit, self.num_tasks, HIDDEN, SEED)
-        return hashlib.sha256(repr(choices).encode() + _nci_file().read_bytes()).hexdigest()
-
-    def prepare(self, workers: int) -> dict[str, Any]:
-        """Screens the molecules for alerts; graphs, tasks, metric and a split of its own."""
-        lines = _nci_file().read_text().splitlines()[: self.limit]
-        chunks = [(lines[i : i + 50],) for i in range(0, len(lines), 50)]
-        screened = [
-            m for part in run_jobs(_screen, chunks, workers, "structural alerts") for m in part
-        ]
-        counts = Counter(alert for _, alerts in screened for alert in alerts)
-        chosen = sorted(counts, key=lambda alert: (-counts[alert], alert))[: self.num_tasks]
-        labels = _labels([alerts for _, alerts in screened], chosen)
-        packed = pack_smiles([smiles for smiles, _ in screened], labels, workers)
-        assert packed.graphs is not None
-        own_groups = np.unique(np.array(packed.canonical), return_inverse=True)[1]
-        return {
-            "graphs": packed.graphs,
-            "task_names": _names(chosen),
-            "metric": "ap",
-            "splits": random_split(own_groups, SEED),
-            "split": "random",
-            "canonical": torch.from_numpy(group_numbers(packed.canonical)),
-            "scaffold": torch.from_numpy(group_numbers(packed.scaffolds)),
-        }
-
-
-def _nci_file() -> Path:
+def read_nci() -> list[str]:
+    """The SMILES: 4,999, of which 4,991 can be read."""
     path = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
     if not path.is_file():
         raise UserError(
             f"this rdkit has no {path}; install rdkit from PyPI, or use --data ogb or --csv"
         )
-    return path
+    return [line.split("\t")[0] for line in path.read_text().splitlines()]
 
 
-def _screen(lines: list[str]) -> list[tuple[str, list[int]]]:
-    """SMILES and alerts of each molecule that can be read (runs in a worker)."""
-    screened = []
-    for text in lines:
-        smiles = text.split("\t")[0]
-        try:
-            mol = parse(smiles, strict=True)
-        except BadSmilesError:
-            continue
-        screened.append((smiles, [i for i, e in enumerate(_alerts()) if e.HasFilterMatch(mol)]))
-    return screened
+def prepare_embedded(smiles: list[str], num_tasks: int = 128) -> dict[str, Any]:
+    """Screens the molecules for alerts; graphs, tasks, metric and a split of its own."""
+    screened = list(run_jobs(_screen, smiles, "structural alerts"))
+    kept = [row for row, alerts in enumerate(screened) if alerts is not None]
+    counts = Counter(alert for row in kept for alert in screened[row])
+    chosen = sorted(counts, key=lambda alert: (-counts[alert], alert))[:num_tasks]
+    labels = np.array([np.isin(chosen, screened[row]) for row in kept], dtype=np.int8)
+    labels[np.random.default_rng(SEED).random(labels.shape) < HIDDEN] = MISSING
+    found, _ = read_molecules([smiles[row] for row in kept])
+    molecules = list(found.values())
+    equal = np.unique(np.array([m.canonical for m in molecules]), return_inverse=True)[1]
+    return {
+        "tensors": vars(pack(molecules, labels[list(found)])),
+        "task_names": _names(chosen),
+        "metric": "ap",
+        "splits": random_split(equal, SEED),
+        "split": "random",
+        **groups(molecules),
+    }
+
+
+def _screen(smiles: str) -> list[int] | None:
+    """The alerts in a molecule, if it can be read (runs in a worker)."""
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+    if mol is None:
+        return None
+    return [i for i, entry in enumerate(_alerts()) if entry.HasFilterMatch(mol)]
 
 
 @functools.cache
@@ -119,22 +85,7 @@ def _alerts() -> list[FilterCatalogEntry]:
 
 def _names(chosen: list[int]) -> list[str]:
     """A name for each alert, `catalogue: description`, numbered where it occurs twice."""
-    seen: Counter[str] = Counter()
-    names = []
-    for alert in chosen:
-        entry = _alerts()[alert]
-        name = f"{entry.GetProp('FilterSet')}: {entry.GetDescription()}"
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return names
-
-
-def _labels(alerts: list[list[int]], chosen: list[int]) -> np.ndarray:
-    """Labels `[molecules, tasks]`, a share of them `MISSING`."""
-    task = {alert: i for i, alert in enumerate(chosen)}
-    labels = np.zeros((len(alerts), len(chosen)), dtype=np.int8)
-    for row, own in zip(labels, alerts, strict=True):
-        row[[task[alert] for alert in own if alert in task]] = 1
-    hidden = np.random.default_rng(SEED).random(labels.shape) < HIDDEN
-    labels[hidden] = MISSING
-    return labels
+    entries = [_alerts()[alert] for alert in chosen]
+    names = pd.Series([f"{e.GetProp('FilterSet')}: {e.GetDescription()}" for e in entries])
+    number = names.groupby(names).cumcount() + 1
+    return [f"{n} ({i})" if i > 1 else n for n, i in zip(names, number, strict=True)]

@@ -1,28 +1,24 @@
-"""Packed graphs and their loader: batches by index arithmetic, shared out over processes.
+"""Packed graphs: a data set is six tensors, and a batch a few selections of their rows.
 
-PyG's `InMemoryDataset` and `DataLoader` build one object a graph and collate them: 13 ms a batch of
-256 against 1.2 ms here, 12 % of a training step of the preset `small` (docs/benchmarks.md).
+Both live on the device that trains. PyG's `InMemoryDataset` and `DataLoader` build one object a
+graph and collate them: 13 ms a batch of 256 against 1.2 ms here (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch_geometric.data import Batch
 
 MISSING = -1
 """A label that is not known, in `PackedGraphs.y` of a classification."""
-
-_EMPTY = Batch()
-
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""One graph: `x [n, 9]`, `edge_index [2, e]`, `edge_attr [e, 3]`."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,6 @@ class PackedGraphs:
         y: labels, `[G, tasks]`: int8 with 0, 1 or `MISSING`, or float32 with NaN.
         node_ptr: graph g owns atoms `node_ptr[g]` to `node_ptr[g + 1]`, `[G + 1]`, int64.
         edge_ptr: the same for bonds.
-
-    The two pointers stay on the CPU: the sizes of a batch are then known without waiting for a GPU.
     """
 
     x: Tensor
@@ -48,39 +42,38 @@ class PackedGraphs:
     edge_ptr: Tensor
 
     @classmethod
-    def pack(cls, graphs: Sequence[Arrays], y: Tensor) -> PackedGraphs:
-        """Packs single graphs with labels `y`; at least one."""
-        x, edge_index, edge_attr = zip(*graphs, strict=True)
+    def pack(
+        cls, x: Any, edge_index: Any, edge_attr: Any, y: Any, nodes: Any, edges: Any
+    ) -> PackedGraphs:
+        """Packs concatenated arrays of graphs with `nodes [G]` atoms and `edges [G]` bonds."""
+        index = torch.as_tensor(edge_index)
+        small = index.numel() == 0 or int(index.max()) <= torch.iinfo(torch.int16).max
         return cls(
-            x=torch.from_numpy(np.concatenate(x).astype(np.uint8)),
-            edge_index=compact(torch.from_numpy(np.concatenate(edge_index, axis=1))),
-            edge_attr=torch.from_numpy(np.concatenate(edge_attr).astype(np.uint8)),
-            y=y,
-            node_ptr=pointer([len(part) for part in x]),
-            edge_ptr=pointer([len(part) for part in edge_attr]),
+            torch.as_tensor(x).to(torch.uint8),
+            index.to(torch.int16 if small else torch.int32),
+            torch.as_tensor(edge_attr).to(torch.uint8),
+            torch.as_tensor(y),
+            _pointer(torch.as_tensor(nodes)),
+            _pointer(torch.as_tensor(edges)),
         )
 
     def __len__(self) -> int:
         return self.node_ptr.numel() - 1
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def content_hash(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all tensors."""
         digest = hashlib.sha256()
-        for name, tensor in self.tensors().items():
+        for name, tensor in vars(self).items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> PackedGraphs:
-        """Copies the features to `device`; the pointers stay on the CPU."""
-        if self.x.device == device:
+        """A copy on `device`, or itself where a GPU has too little memory for it."""
+        size = sum(tensor.nbytes for tensor in vars(self).values())
+        if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
             return self
-        names = ("x", "edge_index", "edge_attr", "y")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return replace(self, **{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     def labels(self, index: Tensor) -> Tensor:
         """Labels of the graphs `index [B]` as float32 `[B, tasks]`, NaN where unknown."""
@@ -92,109 +85,60 @@ class PackedGraphs:
         known = y - MISSING
         return y.mul_(known.div_(known))
 
-    def batch(self, index: Tensor) -> Batch:
-        """The graphs `index [B]` (int64, on the CPU) as one PyG `Batch`.
+    def batch(self, index: Tensor, nodes: int | None = None, edges: int | None = None) -> Batch:
+        """The graphs `index [B]` as one PyG `Batch`, on the device of the tensors.
 
-        Equal to `Batch.from_data_list` of the single graphs, `to_data_list` included.
+        Given their numbers of atoms and bonds, a GPU is not waited for.
         """
-        device = self.x.device
-        nodes, segment, node_ptr = _rows(self.node_ptr, index, device)
-        edges, edge_segment, edge_ptr = _rows(self.edge_ptr, index, device)
-        edge_index = self.edge_index.index_select(1, edges).long()
-        ptr = node_ptr.to(device)
-        edge_index += ptr.index_select(0, edge_segment)
-        batch = copy.copy(_EMPTY)  # a third of the time of `Batch()`
-        batch.x = self.x.index_select(0, nodes).long()
-        batch.edge_index = edge_index
-        batch.edge_attr = self.edge_attr.index_select(0, edges).long()
-        batch.y = self.labels(index.to(device))
-        batch.batch, batch.ptr = segment, ptr
-        # What `to_data_list` needs to take the batch apart again.
-        none, rows = torch.zeros(len(index), dtype=torch.long), torch.arange(len(index) + 1)
-        batch._num_graphs = len(index)
-        slices = {"x": node_ptr, "edge_index": edge_ptr, "edge_attr": edge_ptr, "y": rows}
-        batch._slice_dict = slices
-        batch._inc_dict = {**dict.fromkeys(slices, none), "edge_index": node_ptr[:-1]}
-        return batch
+        atoms, batch, ptr = _rows(self.node_ptr, index, nodes)
+        bonds, segment, _ = _rows(self.edge_ptr, index, edges)
+        edge_index = self.edge_index.index_select(1, bonds).long()
+        return Batch(
+            x=self.x.index_select(0, atoms).long(),
+            edge_index=edge_index.add_(ptr.index_select(0, segment)),
+            edge_attr=self.edge_attr.index_select(0, bonds).long(),
+            y=self.labels(index),
+            batch=batch,
+            ptr=ptr,
+        )
 
 
-def _rows(ptr: Tensor, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _rows(ptr: Tensor, index: Tensor, total: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Rows `[n]` of the segments `index`, the number of each row's segment, and their pointer."""
     start = ptr.index_select(0, index)
     count = ptr.index_select(0, index + 1) - start
-    own = pointer(count)
-    total, shift = int(own[-1]), (start - own[:-1]).to(device)
-    numbers = torch.arange(len(index), device=device)
-    segment = numbers.repeat_interleave(count.to(device), output_size=total)
-    rows = torch.arange(total, device=device)
-    rows += shift.index_select(0, segment)
+    own = _pointer(count)
+    segment = torch.repeat_interleave(count, output_size=total)
+    rows = torch.arange(len(segment), device=ptr.device)
+    rows += (start - own[:-1]).index_select(0, segment)
     return rows, segment, own
 
 
-def pointer(counts: Sequence[int] | Tensor) -> Tensor:
+def _pointer(counts: Tensor) -> Tensor:
     """Cumulative sum with a leading zero: `[B]` sizes -> `[B + 1]` int64."""
-    counts = torch.as_tensor(counts, dtype=torch.long)
-    out = counts.new_zeros(counts.numel() + 1)
-    torch.cumsum(counts, 0, out=out[1:])
-    return out
+    return F.pad(counts.long().cumsum(0), (1, 0))
 
 
-def compact(index: Tensor) -> Tensor:
-    """`index` as int16 when its values fit, else int32."""
-    largest = int(index.max()) if index.numel() else 0
-    return index.to(torch.int16 if largest <= torch.iinfo(torch.int16).max else torch.int32)
-
-
-def concatenate(parts: Sequence[PackedGraphs]) -> PackedGraphs:
-    """Packed graphs put one after another."""
-    columns = {name: [getattr(p, name) for p in parts] for name in parts[0].tensors()}
-    joined = {name: torch.cat(columns[name]) for name in ("x", "edge_attr", "y")}
-    counts = {
-        name: torch.cat([p.diff() for p in columns[name]]) for name in ("node_ptr", "edge_ptr")
-    }
-    # The types of the parts may differ: torch.cat takes the larger.
-    index = torch.cat(columns["edge_index"], dim=1)
-    return PackedGraphs(
-        edge_index=index, **joined, **{name: pointer(count) for name, count in counts.items()}
-    )
-
-
+@dataclass
 class GraphLoader:
-    """Iterates over some graphs in batches; each batch is a PyG `Batch`.
+    """Iterates over the graphs `indices` (on the CPU) in batches; each is a PyG `Batch`.
 
-    The order depends on `seed` and the epoch alone. In training (`shuffle=True`) the batches of
+    The order depends on `seed` and `epoch` alone. In training (`shuffle=True`) the batches of
     all `world_size` processes, side by side, are the batch that one process with `world_size *
     batch_size` would make; a last step with fewer graphs than processes is left out. In evaluation
-    process r gets the r-th contiguous share, so that every graph comes exactly once.
-
-    Args:
-        graphs: the packed graphs.
-        indices: numbers of the graphs to go through, `[n]`, int64.
-        batch_size: graphs in a batch on this process.
-        shuffle: a new order each epoch.
-        seed: with the epoch, fixes the order.
-        rank: this process's number among `world_size`.
-        world_size: number of processes that share the work.
+    process `rank` gets its contiguous share, so that every graph comes exactly once. `pin` puts
+    batches into pinned memory, for a GPU that the graphs do not fit on.
     """
 
-    def __init__(
-        self,
-        graphs: PackedGraphs,
-        indices: Tensor,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.graphs, self.indices, self.batch_size = graphs, indices, batch_size
-        self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order the next iteration follows."""
-        self.epoch = epoch
+    graphs: PackedGraphs
+    indices: Tensor
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    pin: bool = False
+    epoch: int = 0
 
     def batches(self) -> list[Tensor]:
         """The graph numbers of each of this process's batches in this epoch."""
@@ -208,19 +152,27 @@ class GraphLoader:
 
     def _share(self, rows: Tensor) -> Tensor:
         """This process's contiguous share; shares differ by one row at most."""
-        total = rows.numel()
-        start, end = (total * r // self.world_size for r in (self.rank, self.rank + 1))
+        start, end = (len(rows) * r // self.world_size for r in (self.rank, self.rank + 1))
         return rows[start:end]
 
     def __len__(self) -> int:
         if not self.shuffle:
-            return -(-self._share(self.indices).numel() // self.batch_size)
-        full, rest = divmod(self.indices.numel(), self.batch_size * self.world_size)
+            return -(-len(self._share(self.indices)) // self.batch_size)
+        full, rest = divmod(len(self.indices), self.batch_size * self.world_size)
         return full + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for index in self.batches():
-            yield self.graphs.batch(index)
+        parts = self.batches()
+        if not parts:
+            return
+        # Once an epoch: the sizes of each batch to the CPU, the order to the device.
+        pointers = torch.stack([self.graphs.node_ptr, self.graphs.edge_ptr], dim=1)
+        sizes = pointers.diff(dim=0).cpu()
+        order = torch.cat(parts).to(pointers.device)
+        for part, index in zip(parts, order.split([len(p) for p in parts]), strict=True):
+            nodes, edges = sizes[part].sum(dim=0).tolist()
+            batch = self.graphs.batch(index, nodes, edges)
+            yield batch.pin_memory() if self.pin else batch
 
 
 @dataclass(frozen=True)
@@ -232,7 +184,7 @@ class MoleculeData:
         source: a sentence: which data, how many molecules, why this one was taken.
         graphs: all molecules, packed.
         splits: "train", "valid", "test" -> graph numbers, int64.
-        split: how they were made: "ogb", "scaffold" or "random".
+        split: how they were made: "ogb", "scaffold", "random" or the name of a folder.
         task_names: a name for each label column.
         metric: "ap" or "rocauc" for classification, "rmse" for regression.
         graphs_sha256: hash of the packed graphs and labels.
@@ -251,6 +203,10 @@ class MoleculeData:
     def num_tasks(self) -> int:
         """Number of label columns."""
         return len(self.task_names)
+
+    def labels(self, part: str) -> Tensor:
+        """Labels of a part, `[B, tasks]`, NaN where unknown."""
+        return self.graphs.labels(self.splits[part])
 
     @property
     def fingerprint(self) -> str:

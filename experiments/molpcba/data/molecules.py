@@ -1,13 +1,12 @@
-"""SMILES to graphs: OGB's features, as `ogb.utils.mol.smiles2graph` gives them."""
+"""SMILES to graphs with OGB's features, as `ogb.utils.mol.smiles2graph` gives them."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -16,193 +15,105 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from tqdm import tqdm
 
 from experiments.common import UserError
-from experiments.molpcba.data.graphs import Arrays, PackedGraphs, concatenate
-from experiments.molpcba.data.ogb import atom_to_feature_vector, bond_to_feature_vector
+from experiments.molpcba.data.graphs import PackedGraphs
+from experiments.molpcba.data.ogb import atom_to_feature_vector, bond_to_feature_vector, both_ways
 
 ORGANIC = frozenset({"C", "N", "O", "F", "P", "S", "Cl", "Br", "I"})
 """Elements whose valence is checked: a wrong one means a wrong SMILES."""
-CHUNK = 500
-"""Molecules that a worker takes at a time; up to four chunks the work stays in this process."""
+FEW = 2_000
+"""Up to so many molecules are read in this process."""
 
 
-class BadSmilesError(ValueError):
-    """A SMILES that gives no graph; `str(error)` is the reason."""
+class Molecule(NamedTuple):
+    """OGB's features, and what a split goes by: canonical SMILES and Bemis-Murcko scaffold."""
+
+    x: np.ndarray
+    edge_index: np.ndarray
+    edge_attr: np.ndarray
+    canonical: str
+    scaffold: str
 
 
-class Packed(NamedTuple):
-    """Molecules packed from SMILES.
-
-    Args:
-        graphs: those that could be read, in order, with their labels.
-        rows: number of each graph's SMILES in the input.
-        canonical: canonical SMILES of each graph: equal for equal molecules.
-        scaffolds: Bemis-Murcko scaffold of each graph.
-        rejected: row and reason of each SMILES that could not be read.
-    """
-
-    graphs: PackedGraphs | None
-    rows: list[int]
-    canonical: list[str]
-    scaffolds: list[str]
-    rejected: dict[int, str]
-
-
-def parse(smiles: str, strict: bool = False) -> Chem.Mol:
-    """Parses and sanitises a SMILES.
+def parse(smiles: str) -> Chem.Mol:
+    """Parses and sanitises a SMILES, or raises a ``ValueError`` with the reason.
 
     Metal complexes are drawn with valences that RDKit's newer tables refuse and older ones let
     pass (seven molecules of MoleculeNet's HIV, which OGB's set holds). When every complaint is
-    about the valence of a metal or metalloid, the molecule is kept, unless `strict`.
-
-    Raises:
-        BadSmilesError: when there is no molecule, with the reason.
+    about the valence of a metal or metalloid, the molecule is kept.
     """
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
-            mol = _parse_complex(smiles, strict)
+            mol = Chem.MolFromSmiles(smiles, sanitize=False)
+            if mol is None:
+                raise ValueError("not a SMILES")
+            for problem in Chem.DetectChemistryProblems(mol):
+                valence = problem.GetType() == "AtomValenceException"
+                if not valence or mol.GetAtomWithIdx(problem.GetAtomIdx()).GetSymbol() in ORGANIC:
+                    raise ValueError(problem.Message())
+            Chem.SanitizeMol(mol, Chem.SANITIZE_ALL ^ Chem.SANITIZE_PROPERTIES)
     if mol.GetNumAtoms() == 0:
-        raise BadSmilesError("no atoms")
+        raise ValueError("no atoms")
     return mol
 
 
-def _parse_complex(smiles: str, strict: bool) -> Chem.Mol:
-    mol = Chem.MolFromSmiles(smiles, sanitize=False)
-    if mol is None:
-        raise BadSmilesError("not a SMILES")
-    problems = Chem.DetectChemistryProblems(mol)
-    for problem in problems:
-        valence = problem.GetType() == "AtomValenceException"
-        if strict or not valence or _symbol(mol, problem) in ORGANIC:
-            raise BadSmilesError(problem.Message())
-    if not problems:
-        raise BadSmilesError("cannot be sanitised")
+def read_molecule(smiles: str) -> Molecule | str:
+    """The molecule, or the reason why there is none (runs in a worker)."""
     try:
-        Chem.SanitizeMol(mol, Chem.SANITIZE_ALL ^ Chem.SANITIZE_PROPERTIES)
-    except Chem.MolSanitizeException as error:
-        raise BadSmilesError(str(error)) from None
-    return mol
-
-
-def _symbol(mol: Chem.Mol, problem: Any) -> str:
-    return mol.GetAtomWithIdx(problem.GetAtomIdx()).GetSymbol()
-
-
-_VECTORS: dict[tuple, list[int]] = {}
-
-
-def featurise(mol: Chem.Mol) -> Arrays:
-    """OGB's features of a molecule, each bond in both directions.
-
-    Raises:
-        BadSmilesError: on a bond that OGB's feature lists do not contain.
-    """
-    x = np.array([_atom_vector(atom) for atom in mol.GetAtoms()], dtype=np.uint8)
+        mol = parse(smiles)
+        x = [atom_to_feature_vector(atom) for atom in mol.GetAtoms()]
+        attr = [bond_to_feature_vector(bond) for bond in mol.GetBonds()]
+    except ValueError as error:  # RDKit's complaint, or a bond that OGB's lists lack
+        return str(error)
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
-    index = np.array(bonds, dtype=np.int32).reshape(-1, 2)
-    attr = [_bond_vector(bond) for bond in mol.GetBonds()]
-    both = np.stack([index, index[:, ::-1]], axis=1).reshape(-1, 2)
-    return x, both.T, np.array(attr, dtype=np.uint8).reshape(-1, 3).repeat(2, axis=0)
-
-
-def _atom_vector(atom: Chem.Atom) -> list[int]:
-    """OGB's vector; the search through its lists, most of the cost, is done once a kind."""
-    kind = (
-        atom.GetAtomicNum(),
-        atom.GetChiralTag(),
-        atom.GetTotalDegree(),
-        atom.GetFormalCharge(),
-        atom.GetTotalNumHs(),
-        atom.GetNumRadicalElectrons(),
-        atom.GetHybridization(),
-        atom.GetIsAromatic(),
-        atom.IsInRing(),
-    )
-    if kind not in _VECTORS:
-        _VECTORS[kind] = atom_to_feature_vector(atom)
-    return _VECTORS[kind]
-
-
-def _bond_vector(bond: Chem.Bond) -> list[int]:
-    kind = (bond.GetBondType(), bond.GetStereo(), bond.GetIsConjugated())
-    if kind not in _VECTORS:
-        try:
-            _VECTORS[kind] = bond_to_feature_vector(bond)
-        except ValueError:
-            raise BadSmilesError(f"unknown bond stereo {bond.GetStereo()}") from None
-    return _VECTORS[kind]
-
-
-def scaffold(mol: Chem.Mol) -> str:
-    """Bemis-Murcko scaffold without chirality, as DeepChem and OGB take it.
-
-    RDKit refuses the scaffolds of a few metal complexes: such a molecule is its own group.
-    """
     try:
-        return MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)
-    except (ValueError, RuntimeError):
-        return Chem.MolToSmiles(mol)
-
-
-def _pack_chunk(start: int, smiles: Sequence[str], y: np.ndarray) -> Packed:
-    """Packs one chunk, whose first SMILES has number `start` (runs in a worker)."""
-    arrays, rows, canonical, scaffolds, rejected = [], [], [], [], {}
-    for row, text in enumerate(smiles, start):
-        try:
-            mol = parse(text)
-            arrays.append(featurise(mol))
-        except BadSmilesError as error:
-            rejected[row] = str(error)
-            continue
-        rows.append(row)
-        canonical.append(Chem.MolToSmiles(mol))
-        scaffolds.append(scaffold(mol))
-    kept = torch.from_numpy(y[[row - start for row in rows]])
-    graphs = PackedGraphs.pack(arrays, kept) if arrays else None
-    return Packed(graphs, rows, canonical, scaffolds, rejected)
-
-
-def pack_smiles(smiles: Sequence[str], y: np.ndarray, workers: int = 1) -> Packed:
-    """Packs molecules with labels `y [len(smiles), tasks]`, in `workers` processes.
-
-    Raises:
-        UserError: when a worker dies.
-    """
-    starts = range(0, len(smiles), CHUNK)
-    jobs = [(start, smiles[start : start + CHUNK], y[start : start + CHUNK]) for start in starts]
-    parts = list(run_jobs(_pack_chunk, jobs, workers, "molecules to graphs"))
-    packed = [part.graphs for part in parts if part.graphs is not None]
-    return Packed(
-        concatenate(packed) if packed else None,
-        [row for part in parts for row in part.rows],
-        [text for part in parts for text in part.canonical],
-        [text for part in parts for text in part.scaffolds],
-        {row: reason for part in parts for row, reason in part.rejected.items()},
+        scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)
+    except (ValueError, RuntimeError):  # a few metal complexes: each is its own group
+        scaffold = Chem.MolToSmiles(mol)
+    return Molecule(
+        np.array(x, dtype=np.uint8),
+        both_ways(np.array(bonds, dtype=np.int32).reshape(-1, 2)),
+        np.array(attr, dtype=np.uint8).reshape(-1, 3).repeat(2, axis=0),
+        Chem.MolToSmiles(mol),
+        scaffold,
     )
 
 
-def run_jobs(
-    function: Callable[..., Any], jobs: Sequence[Sequence[Any]], workers: int, title: str
-) -> Iterable[Any]:
-    """Yields `function(*job)` for each job, in order, worked out in processes if there are many.
+def read_molecules(smiles: Sequence[str]) -> tuple[dict[int, Molecule], dict[int, str]]:
+    """Molecules, and reasons for there being none, by their number in `smiles`."""
+    molecules, rejected = {}, {}
+    for row, read in enumerate(run_jobs(read_molecule, smiles, "molecules to graphs")):
+        if isinstance(read, str):
+            rejected[row] = read
+        else:
+            molecules[row] = read
+    return molecules, rejected
 
-    Raises:
-        UserError: when a worker dies, most often because the machine is out of memory.
-    """
-    count = workers if len(jobs) > 4 else 1
-    results = Parallel(count, return_as="generator")(delayed(function)(*job) for job in jobs)
-    bar = tqdm(
-        results, title, total=len(jobs), unit="chunk", disable=len(jobs) < 2, file=sys.stderr
-    )
+
+def pack(molecules: Sequence[Molecule], y: np.ndarray) -> PackedGraphs:
+    """Packs molecules, at least one, with labels `y [len(molecules), tasks]`."""
+    x, index, attr, _, _ = zip(*molecules, strict=True)
+    nodes, edges = list(map(len, x)), list(map(len, attr))
+    joined = np.concatenate(x), np.concatenate(index, axis=1), np.concatenate(attr)
+    return PackedGraphs.pack(*joined, y, nodes, edges)
+
+
+def groups(molecules: Sequence[Molecule]) -> dict[str, torch.Tensor]:
+    """A number for each molecule, equal for equal `canonical` SMILES, and `scaffold`."""
+    names = ("canonical", "scaffold")
+    texts = {name: np.array([getattr(m, name) for m in molecules]) for name in names}
+    return {name: torch.from_numpy(pd.factorize(text)[0]) for name, text in texts.items()}
+
+
+def run_jobs(function: Callable[[str], Any], texts: Sequence[str], title: str) -> Iterator[Any]:
+    """Yields `function(text)` for each text, in order; in processes if there are many."""
+    many = len(texts) > FEW
+    workers = Parallel(-1 if many else 1, return_as="generator", batch_size=100)
+    results = workers(delayed(function)(text) for text in texts)
     try:
-        yield from bar
+        yield from tqdm(results, title, total=len(texts), disable=None if many else True)
     except TerminatedWorkerError as error:
         raise UserError(
             "a worker process died, most often for lack of memory: free some memory, and run the "
             "same command again"
         ) from error
-
-
-def default_workers() -> int:
-    """Number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

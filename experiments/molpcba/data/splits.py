@@ -1,22 +1,19 @@
-"""Splits into train, valid and test (80/10/10) that keep groups of molecules together."""
+"""Splits into train, valid and test that keep groups of molecules together, or read from files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
+
+from experiments.common import UserError
 
 PARTS = ("train", "valid", "test")
 TRAIN, VALID = 0.8, 0.9
 """Where the train and the valid part end, as shares of all molecules."""
-
-
-def group_numbers(keys: Sequence[str]) -> np.ndarray:
-    """A number for each key, equal for equal keys, in the order of their first appearance."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int32)
 
 
 def random_split(groups: np.ndarray, seed: int) -> dict[str, Tensor]:
@@ -32,11 +29,9 @@ def random_split(groups: np.ndarray, seed: int) -> dict[str, Tensor]:
     """
     numbers, members = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(numbers))
-    sizes = np.bincount(members, minlength=len(numbers))
-    ends = np.cumsum(sizes[order])
-    part_of_rank = np.searchsorted([TRAIN * ends[-1], VALID * ends[-1]], ends, side="left")
+    ends = np.cumsum(np.bincount(members)[order])
     part = np.empty(len(numbers), dtype=np.int64)
-    part[order] = part_of_rank
+    part[order] = np.searchsorted([TRAIN * ends[-1], VALID * ends[-1]], ends, side="left")
     return {
         name: torch.from_numpy(np.flatnonzero(part[members] == i)) for i, name in enumerate(PARTS)
     }
@@ -58,19 +53,40 @@ def scaffold_split(groups: np.ndarray) -> dict[str, Tensor]:
     sets = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     sets.sort(key=lambda members: (len(members), members[0]), reverse=True)
     train_end, valid_end = TRAIN * len(groups), VALID * len(groups)
-    parts: tuple[list[np.ndarray], ...] = ([], [], [])
-    sizes = [0, 0, 0]
+    parts: list[list[int]] = [[], [], []]
     for members in sets:
-        if sizes[0] + len(members) <= train_end:
+        if len(parts[0]) + len(members) <= train_end:
             part = 0
-        elif sizes[0] + sizes[1] + len(members) <= valid_end:
+        elif len(parts[0]) + len(parts[1]) + len(members) <= valid_end:
             part = 1
         else:
             part = 2
-        parts[part].append(members)
-        sizes[part] += len(members)
-    empty = np.empty(0, dtype=np.int64)
-    return {
-        name: torch.from_numpy(np.concatenate([empty, *part]))
-        for name, part in zip(PARTS, parts, strict=True)
-    }
+        parts[part] += members.tolist()
+    return {name: torch.tensor(p, dtype=torch.long) for name, p in zip(PARTS, parts, strict=True)}
+
+
+def read_split(folder: Path, rows: np.ndarray) -> dict[str, Tensor]:
+    """A split as OGB writes it: the row numbers of each part, from 0, one a line.
+
+    Args:
+        folder: of `train.csv`, `valid.csv` and `test.csv`, each with `.gz` or not.
+        rows: the row number of each molecule, `[G]`: rows that gave none are left out.
+
+    Returns:
+        Graph numbers of each part, in the order of the files.
+    """
+    splits = {}
+    for part in PARTS:
+        path = folder / f"{part}.csv"
+        path = path if path.exists() else path.with_name(f"{part}.csv.gz")
+        try:
+            numbers = pd.read_csv(path, header=None)[0].to_numpy(dtype=np.int64)
+        except (OSError, ValueError, EOFError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} cannot be read ({reason}): expected row numbers") from None
+        index = pd.Index(rows).get_indexer(numbers)
+        splits[part] = torch.from_numpy(index[index >= 0]).long()
+    whole = torch.cat(list(splits.values()))
+    if len(whole.unique()) < len(whole):
+        raise UserError(f"the split in {folder} has a row more than once; get it again")
+    return splits

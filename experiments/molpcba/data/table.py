@@ -4,204 +4,216 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import re
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
 import torch
 
 from experiments.common import UserError
+from experiments.molpcba.config import Config
 from experiments.molpcba.data.graphs import MISSING
-from experiments.molpcba.data.molecules import pack_smiles
-from experiments.molpcba.data.splits import group_numbers
+from experiments.molpcba.data.molecules import groups, pack, read_molecules
 
 SEPARATORS = (",", ";", "\t")
 MANY = 10
 """A column of integers is real-valued from this many distinct values on."""
-
-_SMILES = re.compile(r"smiles?$", re.IGNORECASE)
+SMILES = re.compile(r"smiles?\s*$", re.IGNORECASE)
 _SPLIT = re.compile(r"(is_?)?(train|valid|test|split|fold|subset|set|partition)(_?\d+)?$", re.I)
 _ID = re.compile(r"(.*_)?(id|idx|index|name|cid|activity|inchi(key)?)$|unnamed", re.IGNORECASE)
-_BOOLEAN = {"true": "1", "false": "0"}
 
 
-@dataclass(frozen=True)
-class TableSource:
-    """A CSV file. Make it with `TableSource.of`.
+def table_name(path: Path) -> str:
+    """The name of the data in that file."""
+    return re.sub(r"\.(csv|tsv|txt)(\.gz)?$|\.gz$", "", path.name)
 
-    Args:
-        path: the file, gzip or not.
-        sha256: hash of the text (gzip or not makes no difference).
-        name: of the data set.
-        smiles_column: name of the SMILES column; None: recognised.
-        tasks: names of the label columns; None: all that can be.
-        ignore: names of columns that are not labels.
-        task_type: "classification", "regression", or "auto".
-    """
 
-    path: Path
-    sha256: str
-    name: str
-    smiles_column: str | None = None
-    tasks: tuple[str, ...] | None = None
-    ignore: tuple[str, ...] = ()
-    task_type: str = "auto"
+@contextmanager
+def reading(path: Path) -> Iterator[TextIO]:
+    """The text of a file, gzip or not; all ways in which reading it can fail are a `UserError`."""
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        opened = gzip.open if zipped else open
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
+            yield text
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}); get it again") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    except (csv.Error, pd.errors.ParserError) as error:
+        raise UserError(f"{path} is not a well-formed table: {str(error).strip()}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
-    @classmethod
-    def of(cls, path: Path, name: str | None = None, **options: Any) -> TableSource:
-        """Reads the file once to hash it.
 
-        Raises:
-            UserError: when the file cannot be read.
-        """
-        digest = hashlib.sha256()
-        with reading(path) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return cls(path, digest.hexdigest(), name or _stem(path), **options)
+def separator_of(line: str) -> str:
+    """The separator of a table with that header."""
+    return max(SEPARATORS, key=line.count)
 
-    @property
-    def slug(self) -> str:
-        """Name of the packed copy, plain characters only."""
-        return "csv_" + re.sub(r"\W+", "_", _stem(self.path), flags=re.ASCII)[:40]
 
-    @property
-    def description(self) -> str:
-        """Which data, for the user."""
-        return self.path.name
+def find_smiles_column(path: Path, header: Sequence[str], wanted: str | None) -> str:
+    """The name of the SMILES column: the one wanted, or the one that is named like it."""
+    if wanted is not None:
+        if wanted not in header:
+            raise UserError(f"{path} has no column {wanted!r}; it has {_some(header)}")
+        return wanted
+    found = [name for name in header if SMILES.search(name)]
+    if len(found) == 1 or "smiles" in header:
+        return "smiles" if "smiles" in header else found[0]
+    what = f"several columns of SMILES ({_some(found)})" if found else "no column 'smiles'"
+    raise UserError(f"{path} has {what}; --smiles-column names it, one of {_some(header)}")
 
-    def key(self) -> str:
-        """Hash of the text and of how it is read."""
-        options = (self.smiles_column, self.tasks, self.ignore, self.task_type)
-        return hashlib.sha256(f"{self.sha256} {options}".encode()).hexdigest()
 
-    def prepare(self, workers: int) -> dict[str, Any]:
-        """Graphs, tasks, metric and groups of equal molecules and scaffolds.
-
-        Raises:
-            UserError: on a malformed file, or when no row gives a usable molecule.
-        """
-        notes: list[str] = []
-        header, separator = read_header(self.path)
-        column = find_smiles_column(self.path, header, self.smiles_column, notes)
-        with reading(self.path) as file:
-            frame = pd.read_csv(
-                file,
-                sep=separator,
-                encoding="utf-8-sig",
-                names=header,
-                header=0,
-                dtype={column: "string"},
-                index_col=False,
-                skip_blank_lines=False,
-                low_memory=False,
-            )
-        frame.index += 2  # the number of a row's line
-        frame = frame[frame.notna().any(axis=1)]  # a blank line
-        names = self._candidates(header, column, notes)
-        labels, tasks, regression = self._labels(frame[names], notes)
-        smiles = frame[column].fillna("").str.strip().tolist()
-        packed = pack_smiles(smiles, labels, workers)
-        lines = frame.index.tolist()
-        rejected = [(lines[row], smiles[row], why) for row, why in packed.rejected.items()]
-        if packed.graphs is None:
-            reason = "; line {}: {!r}: {}".format(*rejected[0]) if rejected else ""
-            raise UserError(f"{self.path} has no SMILES that can be read{reason}")
-        if not len(packed.graphs.edge_attr):
-            raise UserError(f"{self.path} has no molecule with a bond: there is nothing to learn")
-        canonical = group_numbers(packed.canonical)
-        first = _contradictions(canonical, packed.graphs.y.numpy())
-        if first:
-            where = " and ".join(str(lines[packed.rows[row]]) for row in first[1])
-            notes.append(
-                f"{first[0]} molecules occur more than once with contradicting labels (lines "
-                f"{where}, for example); all rows are kept"
-            )
-        kind = "regression" if regression else "classification"
-        notes.append(f"{len(tasks)} tasks ({kind}): {_some(tasks)}")
-        return {
-            "graphs": packed.graphs,
-            "task_names": tasks,
-            "metric": "rmse" if regression else "rocauc" if len(tasks) == 1 else "ap",
-            "canonical": torch.from_numpy(canonical),
-            "scaffold": torch.from_numpy(group_numbers(packed.scaffolds)),
-            "rejected": rejected,
-            "notes": notes,
-        }
-
-    def _candidates(self, header: list[str], smiles: str, notes: list[str]) -> list[str]:
-        """The columns that may be tasks, by name."""
-        for name in (*(self.tasks or ()), *self.ignore):
-            if name not in header:
-                raise UserError(f"{self.path} has no column {name!r}; it has {_some(header)}")
-        if self.tasks is not None:
-            return list(self.tasks)
-        names = []
-        for number, name in enumerate(header):
-            if name == smiles or name in self.ignore:
-                continue
-            if _SPLIT.match(name):
-                reason = "its name is that of a split or fold"
-            elif not name or _ID.match(name):
-                reason = "its name is that of an identifier"
-            else:
-                names.append(name)
-                continue
-            if name not in ("mol_id", "activity"):  # those of MoleculeNet are no surprise
-                shown = repr(name) if name else f"number {number + 1}, which has no name,"
-                notes.append(f"column {shown} is not a task: {reason}; --tasks chooses the tasks")
-        if not names:
-            raise UserError(f"{self.path} has no label column beside {_some(header)}; see --tasks")
-        return names
-
-    def _labels(self, frame: pd.DataFrame, notes: list[str]) -> tuple[np.ndarray, list[str], bool]:
-        """Labels `[rows, tasks]`, names of the tasks, and whether labels are real values."""
-        columns: dict[str, np.ndarray] = {}
-        for name in frame:
-            values, wrong = _numbers(frame[name])
-            if wrong is not None and self.tasks is None and np.isnan(values).all():
-                notes.append(f"column {name!r} is not a task: it has text; see --tasks")
-            elif wrong is not None:
-                raise UserError(
-                    f"{self.path}, line {frame.index[wrong]}, column {name!r}: "
-                    f"{str(frame[name].iloc[wrong])[:40]!r} is not a label; expected 0, 1, True, "
-                    "False, a number or nothing (--tasks chooses columns, --ignore leaves columns "
-                    "out)"
-                )
-            else:
-                columns[str(name)] = values
-        if not columns:
-            raise UserError(f"{self.path} has no label column: all other columns have text")
-        labels = np.stack(list(columns.values()), axis=1)
-        other = ~np.isnan(labels) & (labels != 0) & (labels != 1)
-        regression = self.task_type == "regression" or (
-            self.task_type == "auto" and all(map(_is_real, labels.T))
+def prepare_table(path: Path, config: Config) -> dict[str, Any]:
+    """Graphs, tasks, metric and groups of equal molecules and scaffolds."""
+    notes: list[str] = []
+    header, separator = _check_rows(path)
+    column = find_smiles_column(path, header, config.smiles_column)
+    if column not in ("smiles", config.smiles_column):
+        notes.append(f"SMILES are read from column {column!r}; --smiles-column chooses another")
+    with reading(path) as file:
+        frame = pd.read_csv(
+            file,
+            sep=separator,
+            names=header,
+            header=0,
+            dtype={column: "string"},
+            skip_blank_lines=False,
+            low_memory=False,
         )
-        if other.any() and not regression:
-            row, task = np.argwhere(other)[0]
-            raise UserError(
-                f"{self.path}, line {frame.index[row]}, column {list(columns)[task]!r}: "
-                f"{labels[row, task]:g}; a label is 0, 1 or nothing; --task-type regression takes "
-                "numbers, --tasks and --ignore choose columns"
+    frame.index += 2  # the number of a row's line
+    frame = frame[frame.notna().any(axis=1)]  # a blank line
+    names = _candidates(path, header, column, config, notes)
+    labels, tasks, regression = _labels(path, frame[names], config, notes)
+    smiles, lines = frame[column].fillna("").str.strip().tolist(), frame.index.to_numpy()
+    found, rejected = read_molecules(smiles)
+    reasons = [f"line {lines[row]}: {smiles[row][:60]!r}: {why}" for row, why in rejected.items()]
+    if not found:
+        raise UserError("; ".join([f"{path} has no SMILES that can be read", *reasons[:1]]))
+    if rejected:
+        notes.append(f"{len(rejected):,} rows left out, their SMILES cannot be read:")
+        notes += reasons
+    molecules, rows = list(found.values()), np.array(list(found))
+    graphs, grouped = pack(molecules, labels[rows]), groups(molecules)
+    if not len(graphs.edge_attr):
+        raise UserError(f"{path} has no molecule with a bond: there is nothing to learn")
+    canonical = grouped["canonical"].numpy()
+    contradicting = _contradictions(canonical, labels[rows])
+    if len(contradicting):
+        where = lines[rows[np.flatnonzero(canonical == contradicting[0])]]
+        notes.append(
+            f"{len(contradicting)} molecules occur more than once with contradicting labels (lines "
+            f"{' and '.join(map(str, where[:2]))}, for example); all rows are kept"
+        )
+    kind = "regression" if regression else "classification"
+    notes.append(f"{len(tasks)} tasks ({kind}): {_some(tasks)}")
+    return {
+        "tensors": vars(graphs),
+        "task_names": tasks,
+        "metric": "rmse" if regression else "rocauc" if len(tasks) == 1 else "ap",
+        **grouped,
+        "rows": torch.from_numpy(rows),
+        "notes": notes,
+    }
+
+
+def _check_rows(path: Path) -> tuple[list[str], str]:
+    """The names of the columns, and the separator; pandas would fill up a row that is too short."""
+    with reading(path) as file:
+        separator = separator_of(file.readline())
+        file.seek(0)
+        reader = csv.reader(file, delimiter=separator)
+        header = next(reader, [])
+        if not header:
+            raise UserError(f"{path} is empty; it needs a header line with a column 'smiles'")
+        for name in header:
+            if header.count(name) > 1:
+                raise UserError(f"{path} has the column {name!r} more than once")
+        for row in reader:
+            if row and len(row) != len(header):
+                raise UserError(
+                    f"{path} is not a well-formed table: line {reader.line_num} has {len(row)} "
+                    f"fields, the header {len(header)}"
+                )
+    return header, separator
+
+
+def _candidates(
+    path: Path, header: list[str], smiles: str, config: Config, notes: list[str]
+) -> list[str]:
+    """The columns that may be tasks, by name."""
+    given, ignored = _words(config.tasks), _words(config.ignore)
+    for name in (*given, *ignored):
+        if name not in header:
+            raise UserError(f"{path} has no column {name!r}; it has {_some(header)}")
+    if given:
+        return given
+    names = []
+    for number, name in enumerate(header, 1):
+        if name == smiles or name in ignored:
+            continue
+        if name and not _SPLIT.match(name) and not _ID.match(name):
+            names.append(name)
+        elif name not in ("mol_id", "activity"):  # those of MoleculeNet are no surprise
+            shown = repr(name) if name else f"number {number}, which has no name,"
+            kind = "a split or fold" if _SPLIT.match(name) else "an identifier"
+            notes.append(
+                f"column {shown} is not a task: its name is that of {kind}; --tasks chooses the "
+                "tasks"
             )
-        if not regression:
-            labels = np.where(np.isnan(labels), MISSING, labels).astype(np.int8)
-        return labels, list(columns), regression
+    if not names:
+        raise UserError(f"{path} has no label column beside {_some(header)}; see --tasks")
+    return names
+
+
+def _labels(
+    path: Path, frame: pd.DataFrame, config: Config, notes: list[str]
+) -> tuple[np.ndarray, list[str], bool]:
+    """Labels `[rows, tasks]`, names of the tasks, and whether labels are real values."""
+    columns: dict[str, np.ndarray] = {}
+    for name in frame:
+        values, wrong = _numbers(frame[name])
+        if wrong is not None and config.tasks is None and np.isnan(values).all():
+            notes.append(f"column {name!r} is not a task: it has text; see --tasks")
+        elif wrong is not None:
+            raise UserError(
+                f"{path}, line {frame.index[wrong]}, column {name!r}: "
+                f"{str(frame[name].iloc[wrong])[:40]!r} is not a label; expected 0, 1, True, "
+                "False, a number or nothing (--tasks chooses columns, --ignore leaves columns out)"
+            )
+        else:
+            columns[str(name)] = values
+    if not columns:
+        raise UserError(f"{path} has no label column: all other columns have text")
+    labels = np.stack(list(columns.values()), axis=1)
+    regression = config.task_type == "regression" or (
+        config.task_type == "auto" and all(map(_is_real, labels.T))
+    )
+    other = ~np.isnan(labels) & (labels != 0) & (labels != 1)
+    if other.any() and not regression:
+        row, task = np.argwhere(other)[0]
+        raise UserError(
+            f"{path}, line {frame.index[row]}, column {list(columns)[task]!r}: "
+            f"{labels[row, task]:g}; a label is 0, 1 or nothing; --task-type regression takes "
+            "numbers, --tasks and --ignore choose columns"
+        )
+    if not regression:
+        labels = np.where(np.isnan(labels), MISSING, labels).astype(np.int8)
+    return labels, list(columns), regression
 
 
 def _numbers(cells: pd.Series) -> tuple[np.ndarray, int | None]:
     """A column as float32, NaN where missing, and the first row that is not a number."""
     wrong = np.zeros(len(cells), dtype=bool)
     if not pd.api.types.is_numeric_dtype(cells):
-        text = cells.astype("string").str.strip().str.lower().replace(_BOOLEAN)
+        text = cells.astype("string").str.strip().str.lower()
+        text = text.replace({"true": "1", "false": "0"})
         cells = pd.to_numeric(text, errors="coerce").astype("float64")
         wrong = (cells.isna() & text.notna() & (text != "")).to_numpy(bool)
     values = cells.to_numpy(dtype=np.float32, na_value=np.nan)
@@ -215,85 +227,17 @@ def _is_real(values: np.ndarray) -> bool:
     return len(distinct) >= MANY or bool((distinct % 1 != 0).any())
 
 
-def find_smiles_column(path: Path, header: list[str], wanted: str | None, notes: list[str]) -> str:
-    """The name of the SMILES column: the one wanted, or the one that is named like it.
-
-    Raises:
-        UserError: when there is none, or more than one.
-    """
-    if wanted is not None:
-        if wanted not in header:
-            raise UserError(f"{path} has no column {wanted!r}; it has {_some(header)}")
-        return wanted
-    if "smiles" in header:
-        return "smiles"
-    found = [name for name in header if is_smiles_name(name)]
-    if len(found) != 1:
-        what = f"several columns of SMILES ({_some(found)})" if found else "no column 'smiles'"
-        raise UserError(f"{path} has {what}; --smiles-column names it, one of {_some(header)}")
-    notes.append(f"SMILES are read from column {found[0]!r}; --smiles-column chooses another")
-    return found[0]
-
-
-def is_smiles_name(name: str) -> bool:
-    """Whether a column of that name has SMILES: ``smiles``, ``canonical_smiles``, ``SMILES``."""
-    return bool(_SMILES.search(name.strip()))
-
-
-def read_header(path: Path) -> tuple[list[str], str]:
-    """The names of the columns, and the separator.
-
-    Raises:
-        UserError: when there is no header, or a name occurs twice.
-    """
-    with reading(path) as file:
-        line = file.readline().decode("utf-8-sig").rstrip("\r\n")
-    separator = max(SEPARATORS, key=line.count)
-    header = next(csv.reader([line], delimiter=separator), [])
-    if not header:
-        raise UserError(f"{path} is empty; it needs a header line with a column 'smiles'")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise UserError(f"{path} has the column {twice[0]!r} more than once")
-    return header, separator
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[BinaryIO]:
-    """The file, unzipped; every way in which reading it can fail becomes a `UserError`."""
-    try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            zipped = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            yield gzip.GzipFile(fileobj=file) if zipped else file  # type: ignore[misc]
-    except EOFError:
-        raise UserError(f"{path} is cut short: its gzip stream has no end; get it again") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}); get it again") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
-        reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
-        raise UserError(f"{path} is not a well-formed table: {reason}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _contradictions(groups: np.ndarray, y: np.ndarray) -> tuple[int, tuple[int, int]] | None:
-    """Number of molecules whose rows have different labels, and two rows of the first of them."""
-    rows = np.flatnonzero(pd.Series(groups).duplicated(keep=False))
-    labels = pd.DataFrame(y[rows])
+def _contradictions(groups: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The molecules whose rows have different labels."""
+    repeated = pd.Series(groups).duplicated(keep=False).to_numpy()
+    labels = pd.DataFrame(y[repeated])
     labels = labels.mask(labels == MISSING) if y.dtype == np.int8 else labels
-    differ = labels.groupby(groups[rows]).nunique().gt(1).any(axis=1)
-    if not differ.any():
-        return None
-    first, second = np.flatnonzero(groups == differ.idxmax())[:2].tolist()
-    return int(differ.sum()), (first, second)
+    differ = labels.groupby(groups[repeated]).nunique().gt(1).any(axis=1)
+    return differ.index[differ].to_numpy()
 
 
-def _stem(path: Path) -> str:
-    return re.sub(r"\.(csv|tsv|txt)(\.gz)?$|\.gz$", "", path.name)
+def _words(text: str | None) -> list[str]:
+    return [] if text is None else [word.strip() for word in text.split(",")]
 
 
 def _some(names: Sequence[str], limit: int = 6) -> str:
