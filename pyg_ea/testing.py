@@ -303,7 +303,7 @@ class _ModuleChecks:
 
     def check_autocast(self, module: nn.Module) -> None:
         single = self.run(module)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(single.device.type, dtype=torch.bfloat16):
             half = self.run(module)
         self.require_near(half, single)
         half.float().sum().backward()
