@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from experiments.median.__main__ import Config
+from experiments.median.aggregators import AGGREGATORS
 from experiments.median.data import medians
-from experiments.median.training import _rate, evaluate, train
+from experiments.median.training import SetModel, _rate, evaluate, optimise, train
 
 CONFIG = Config(steps=60, tuning_steps=60, evaluations=3, batch_size=8, test_sets=100)
 
@@ -32,8 +33,8 @@ def test_the_seed_decides_the_run():
 
 def test_the_error_is_the_mean_square():
     class Oracle(torch.nn.Module):
-        def forward(self, values):
-            return medians(values) + 0.1
+        def forward(self, elements, index, num_sets):
+            return medians(elements.reshape(num_sets, -1)) + 0.1
 
     assert evaluate(Oracle(), 500) == pytest.approx(0.01, rel=1e-5)
 
@@ -45,3 +46,19 @@ def test_the_rate_rises_and_falls_to_zero():
     assert rates[200] == pytest.approx(0, abs=1e-12)
     assert rates[105] == pytest.approx(0.5)
     assert all(math.isfinite(rate) for rate in rates)
+
+
+def test_one_large_gradient_does_not_move_the_model_far():
+    torch.manual_seed(0)
+    model = SetModel(AGGREGATORS["mean"], 1, 4, 8)
+    elements, index = torch.rand(8, 1), torch.arange(8) // 4
+    sizes = iter([1.0] * 19 + [1e6])
+    weight = model.decoder[-1].weight
+
+    def batch_loss():
+        return next(sizes) * model(elements, index, 2).square().mean()
+
+    settings = {"learning_rate": 1e-3, "steps": 20, "auxiliary_weight": 0.0}
+    moved = [weight.detach().clone() for _ in optimise(model, batch_loss, **settings)]
+    usual = (moved[-3] - moved[-4]).norm()
+    assert (moved[-1] - moved[-2]).norm() < 3 * usual

@@ -1,0 +1,1 @@
+"""Class counting: the number of distinct classes in a set of images."""
