@@ -44,7 +44,6 @@ class Config:
         auxiliary_weight: weight of EA's auxiliary loss, 1e-4 in the paper (appendix D.2).
         test_sets: fresh sets of an evaluation, the same for every method and seed.
         evaluations: evaluations along a run, evenly spaced, the last one at its end.
-        compiled: whether EA's inner gradient goes through torch.compile (needs a C++ compiler).
         jobs: runs at a time.
         results: folder of the records.
     """
@@ -60,7 +59,6 @@ class Config:
     auxiliary_weight: float = 1e-4
     test_sets: PositiveInt = 2000
     evaluations: PositiveInt = 10
-    compiled: bool = False
     jobs: PositiveInt = 1
     results: str = "results/median"
 
@@ -86,33 +84,21 @@ class Config:
         return Run(method, seed, settings, method, "learning_rate" if tuning else None)
 
 
-@dataclass(frozen=True)
-class Performer:
-    """Makes one run; it leaves nothing but its record.
-
-    Args:
-        compiled: see :class:`Config`.
-    """
-
-    compiled: bool
-
-    def __call__(self, run: Run, path: Path) -> Outcome:
-        """Trains and evaluates."""
-        points, parameters, seconds = train(
-            run.row, run.seed, compiled=self.compiled, **run.settings
-        )
-        curve = pd.DataFrame(points, columns=["epoch", "test"])
-        curve["valid"] = curve["test"]
-        final = float(curve["test"].iloc[-1])
-        record: dict[str, Any] = {
-            "metric": "mse", "valid": final, "test": final, "test_last": final,
-            "best_epoch": int(curve["epoch"][curve["test"].idxmin()]),
-            "epochs": run.settings["steps"], "train_seconds": round(seconds, 1),
-            "threads": torch.get_num_threads(), "parameters": parameters,
-            "data": "sets of 100 values", "split": "fresh sets", "graphs": "", "fingerprint": "",
-            "revision": revision(),
-        }  # fmt: skip
-        return Outcome(record, curve, final)
+def perform(run: Run, path: Path) -> Outcome:
+    """Trains and evaluates; leaves nothing but its record."""
+    points, parameters, seconds = train(run.row, run.seed, **run.settings)
+    curve = pd.DataFrame(points, columns=["epoch", "test"])
+    curve["valid"] = curve["test"]
+    final = float(curve["test"].iloc[-1])
+    record: dict[str, Any] = {
+        "metric": "mse", "valid": final, "test": final, "test_last": final,
+        "best_epoch": int(curve["epoch"][curve["test"].idxmin()]),
+        "epochs": run.settings["steps"], "train_seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(), "parameters": parameters,
+        "data": "sets of 100 values", "split": "fresh sets", "graphs": "", "fingerprint": "",
+        "revision": revision(),
+    }  # fmt: skip
+    return Outcome(record, curve, final)
 
 
 def run_study(config: Config) -> str:
@@ -121,13 +107,13 @@ def run_study(config: Config) -> str:
     Methods take turns seed by seed, so that an interrupted study still compares like with like.
     """
     folder = Path(config.results)
-    records, perform = Records(folder, lower=True), Performer(config.compiled)
+    records = Records(folder, lower=True)
     tries = [
         config.run(method, TUNING_SEED, rate, tuning=True)
         for method in config.methods
         for rate in config.learning_rates
     ]
-    _make(tries, perform, records, config.jobs)
+    _make(tries, records, config.jobs)
     rates = {row: value for row, (_, value) in records.best_values().items()}
     runs = [
         config.run(method, seed, rates[method])
@@ -135,13 +121,13 @@ def run_study(config: Config) -> str:
         for method in config.methods
         if method in rates
     ]
-    _make(runs, perform, records, config.jobs)
+    _make(runs, records, config.jobs)
     for failure in records.failures.itertuples():
         print(f"failed: {failure.row}: {failure.message}", file=sys.stderr)
     return report(folder)
 
 
-def _make(runs: list[Run], perform: Performer, records: Records, jobs: int) -> None:
+def _make(runs: list[Run], records: Records, jobs: int) -> None:
     for run in runs:
         records.check(run, {})
     logs = Path("runs") / "median"

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from experiments.common import UserError
 from experiments.median.aggregators import AGGREGATORS, Entry
 from experiments.median.data import sample_sets
-from pyg_ea import EAAggregation, ResNetPotential, auxiliary_loss
+from pyg_ea import EAAggregation, auxiliary_loss
 
 TEST_SEED = 2**31  # no run is seeded with it, so no run trains on the test sets
 TEST_BATCH = 200  # sets evaluated at once: small enough for the processor's cache
@@ -103,8 +103,7 @@ def optimise(
         auxiliary_weight: weight of EA's auxiliary loss.
 
     Yields:
-        After each step: its number, and the processor time of training so far, without the first
-        step, in which things are compiled.
+        After each step: its number, and the processor time of training so far.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
@@ -121,7 +120,7 @@ def optimise(
         usual = norm if step == 1 else SMOOTHING * usual + (1 - SMOOTHING) * norm
         optimizer.step()
         schedule.step()
-        seconds += (time.process_time() - started) if step > 1 else 0.0
+        seconds += time.process_time() - started
         yield step, seconds
 
 
@@ -137,7 +136,6 @@ def train(
     auxiliary_weight: float,
     test_sets: int,
     evaluations: int,
-    compiled: bool = False,
 ) -> tuple[list[tuple[int, float]], int, float]:
     """Trains one model of the median.
 
@@ -146,13 +144,10 @@ def train(
 
     Returns:
         ``(step, mean squared error)`` of each evaluation, the number of parameters, and the
-        processor time of training, without evaluations and compilation's first step.
+        processor time of training, without evaluations.
     """
     torch.manual_seed(seed)
     model = model_for_budget(method, embedding, parameters)
-    potential = getattr(model.aggregator, "potential", None)
-    if compiled and isinstance(potential, ResNetPotential):  # the one with a closed form
-        model.aggregator.compile()
     generator = Generator().manual_seed(seed)
 
     def batch_loss() -> Tensor:
