@@ -66,7 +66,7 @@ class Config:
     seeds: PositiveInt = 3
     learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2, 3e-2])
     tuning_steps: PositiveInt = 500
-    steps: PositiveInt = 3000
+    steps: PositiveInt = 2000
     batch_size: PositiveInt = 32
     embedding: PositiveInt = 16
     parameters: PositiveInt = 10_000
