@@ -37,6 +37,7 @@ from pyg_ea.potentials import (
 )
 from pyg_ea.segments import Segments
 from pyg_ea.solver import NesterovSolver, Solution
+from pyg_ea.sum_ea import SumEAAggregation
 
 __all__ = [
     "Adjoint",
@@ -64,6 +65,7 @@ __all__ = [
     "ResNetPotential",
     "Segments",
     "Solution",
+    "SumEAAggregation",
     "SumPotential",
     "Truncated",
     "Unrolled",

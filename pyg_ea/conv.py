@@ -1,4 +1,4 @@
-"""EAConv: message passing whose neighbours are aggregated by EA."""
+"""EAConv: message passing whose neighbours are aggregated by sum and EA."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.inits import reset
 
 from pyg_ea.adjoints import Adjoint
-from pyg_ea.aggregation import EAAggregation
 from pyg_ea.checks import positive_integer, reads_values
 from pyg_ea.edges import Edges
 from pyg_ea.energy import Scaling
 from pyg_ea.forms import Form, make_form
 from pyg_ea.solver import NesterovSolver
+from pyg_ea.sum_ea import SumEAAggregation
 
 
 def _aggregation(
     aggr: str | list[str] | Aggregation | None, channels: int, settings: dict[str, Any]
 ) -> str | list[str] | Aggregation:
-    """The aggregation that a user chose: EA with ``settings`` unless ``aggr`` is given."""
+    """The aggregation that a user chose: sum and EA with ``settings`` unless ``aggr`` is given."""
     given = {name: value for name, value in settings.items() if value is not None}
     if aggr is None:
-        return EAAggregation(channels, channels, **given)
+        return SumEAAggregation(channels, **given)
     unused = [name for name in given if name != "validate"]
     if unused:
         raise ValueError(
@@ -38,10 +38,11 @@ def _aggregation(
 
 
 class EAConv(MessagePassing):
-    r"""Message passing whose sum over neighbours is replaced by Equilibrium Aggregation.
+    r"""Message passing with Equilibrium Aggregation beside the sum over neighbours.
 
-    Local EA did not improve any score that we measured. Use EA as a readout first
-    (:class:`EAGlobalPool`), with a standard convolution before it.
+    On molecules it learned more than the sum in GCN form, and less in GIN form, whose network has a
+    hidden layer behind the sum (``docs/results.md``). Try EA as a readout first
+    (:class:`EAGlobalPool`).
 
     The messages into node :math:`i` are one set, and a node without neighbours receives 0:
 
@@ -51,28 +52,31 @@ class EAConv(MessagePassing):
     with transformed nodes :math:`\tilde x`, encoded edge features :math:`e_{ij}` and weights
     :math:`w_{ij}` of the ``form``:
 
-    - ``"gin"``: :class:`GINForm`, :math:`\mathrm{MLP}((1 + \epsilon) x_i + \mathrm{EA}_j(m_{ij}))`;
+    - ``"gin"``: :class:`GINForm`,
+      :math:`\mathrm{MLP}((1 + \epsilon) x_i + \mathrm{aggr}_j(m_{ij}))`;
     - ``"gcn"``: :class:`GCNForm`, messages weighted by degree, and a root term;
     - any module with the methods of :class:`.Form`.
 
-    EA is from arXiv 2202.12795; the forms follow OGB's networks for molecules, arXiv 2005.00687.
-    Run time is that of :class:`EAAggregation` with one element for each edge.
+    The aggregation is :class:`SumEAAggregation`, nearly the sum at the start. The paper has EA in
+    the place of the sum, ``aggr=EAAggregation(channels, channels)``, which lowered every score that
+    we measured. EA is from arXiv 2202.12795; the forms follow OGB's networks for molecules, arXiv
+    2005.00687. Run time is that of :class:`EAAggregation` with one element for each edge.
 
     Args:
         in_channels: size of the node features.
         out_channels: size of the output.
         form: see above. The size of a message, ``channels`` below, is ``in_channels`` in GIN form
             and ``out_channels`` in GCN form.
-        hidden_channels: hidden width H of the potential. Default: ``channels``. Run time grows
-            with H².
-        steps: solver steps. Default: that of :class:`EAAggregation`.
+        hidden_channels: hidden width H of the potential. Default: a quarter of ``channels``. Run
+            time grows with H².
+        steps: solver steps. Default: 2.
         eval_steps: solver steps in eval mode. Default: ``steps``.
         edge_dim: size of floating-point edge features. Short for
             ``edge_encoder=nn.Linear(edge_dim, channels)``.
         edge_encoder: module that maps ``edge_attr``, of any dtype, to ``[E, channels]``, for
             example OGB's ``BondEncoder(channels)``. It is not called for a graph without edges.
             Default: edges have no features.
-        aggr: another aggregation in the place of EA, a PyG aggregation or a name that PyG
+        aggr: another aggregation in the place of sum and EA, a PyG aggregation or a name that PyG
             resolves. Its result must have size ``channels``. Excludes the settings of EA:
             ``hidden_channels``, ``steps``, ``eval_steps`` and the next line.
         potential, prior, solver, adjoint, scaling: see :class:`EAAggregation`.

@@ -41,7 +41,7 @@ class Form(Protocol):
 
 
 class GINForm(nn.Module):
-    r""":math:`x_i' = \mathrm{MLP}\big((1 + \epsilon) x_i + \mathrm{EA}_j(\cdot)\big)`.
+    r""":math:`x_i' = \mathrm{MLP}\big((1 + \epsilon) x_i + \mathrm{aggr}_j(\cdot)\big)`.
 
     From "How Powerful are Graph Neural Networks?" (arXiv 1810.00826). OGB's network is
     ``mlp=nn.Sequential(Linear(D, 2 * D), BatchNorm1d(2 * D), ReLU(), Linear(2 * D, D))``.
@@ -86,7 +86,7 @@ class GINForm(nn.Module):
 
 
 class GCNForm(nn.Module):
-    r""":math:`x_i' = \mathrm{EA}_j(\cdot) + \mathrm{ReLU}(W x_i + r) / d_i`, the GCN of OGB.
+    r""":math:`x_i' = \mathrm{aggr}_j(\cdot) + \mathrm{ReLU}(W x_i + r) / d_i`, the GCN of OGB.
 
     A message carries :math:`W x_j` and is multiplied by :math:`1 / \sqrt{d_i d_j}`, where a degree
     :math:`d` is 1 + the number of edges into the node. For a pair (sources, receivers), :math:`d_j`

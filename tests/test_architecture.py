@@ -25,6 +25,7 @@ LEVELS = [
     {"fused"},
     {"adjoints"},
     {"aggregation", "forms"},
+    {"sum_ea"},
     {"pool", "conv", "losses", "multi", "optim", "testing"},
     {"__init__"},
 ]

@@ -13,7 +13,15 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn.aggr import Aggregation, SumAggregation
 
-from pyg_ea import EAAggregation, EAConv, GINForm, MeanPotential, NesterovSolver, NoPrior
+from pyg_ea import (
+    EAAggregation,
+    EAConv,
+    GINForm,
+    MeanPotential,
+    NesterovSolver,
+    NoPrior,
+    SumEAAggregation,
+)
 from pyg_ea.testing import check_module
 
 CHANNELS = 6
@@ -85,7 +93,7 @@ class TestEAConv:
     def test_nodes_without_neighbours_receive_zero(self, module) -> None:
         out = self.run(module)
         assert out.isfinite().all()
-        received = module.aggr_module.solution.y.abs().amax(dim=1)
+        received = module.aggr_module.ea.solution.y.abs().amax(dim=1)
         assert (received[[2, 4, 6]] == 0).all()
         assert (received[[0, 1, 3, 5]] > 0).all()
 
@@ -145,18 +153,16 @@ def test_a_wrong_number_of_bond_features_is_an_error(with_bonds) -> None:
         with_bonds(x, EDGES, edge_attr[:, :-1])
 
 
+def one_step_of_the_mean(channels: int) -> EAAggregation:
+    solver = NesterovSolver(lr=0.1, gtol=0.0)
+    settings = {"potential": MeanPotential(), "prior": NoPrior(), "solver": solver}
+    return EAAggregation(channels, channels, steps=1, **settings)
+
+
 def test_gin_form_by_hand() -> None:
     """MLP((1 + eps) x_i + y_i), where one step of the mean's potential from 0 is known."""
     torch.manual_seed(0)
-    conv = EAConv(
-        2,
-        2,
-        GINForm(2, 2, nn.Identity()),
-        steps=1,
-        potential=MeanPotential(),
-        prior=NoPrior(),
-        solver=NesterovSolver(lr=0.1, gtol=0.0),
-    )
+    conv = EAConv(2, 2, GINForm(2, 2, nn.Identity()), aggr=one_step_of_the_mean(2))
     nn.init.constant_(conv.form.eps, 0.5)
     x = torch.tensor([[1.0, -2.0], [3.0, 4.0], [0.5, 1.0]])
     edge_index = torch.tensor([[0, 2], [1, 1]])
@@ -170,15 +176,7 @@ def test_gin_form_by_hand() -> None:
 def test_gcn_form_by_hand() -> None:
     """y_i + relu(W x_i + r) / d_i with messages relu(W x_j) / sqrt(d_i d_j), d = 1 + neighbours."""
     torch.manual_seed(0)
-    conv = EAConv(
-        2,
-        3,
-        "gcn",
-        steps=1,
-        potential=MeanPotential(),
-        prior=NoPrior(),
-        solver=NesterovSolver(lr=0.1, gtol=0.0),
-    )
+    conv = EAConv(2, 3, "gcn", aggr=one_step_of_the_mean(3))
     x = torch.tensor([[1.0, -2.0], [3.0, 4.0], [0.5, 1.0]])
     edge_index = torch.tensor([[0, 2, 1], [1, 1, 0]])
     d = torch.tensor([2.0, 3.0, 1.0])
@@ -268,18 +266,19 @@ def test_graph_without_edges_and_an_encoder_that_refuses_empty_input(shape) -> N
 # The aggregation -------------------------------------------------------------------------------
 
 
-def test_its_aggregation_is_an_ea_aggregation_as_wide_as_a_message() -> None:
-    for form, channels in (("gin", 3), ("gcn", 7)):
-        aggregation = EAConv(3, 7, form).aggr_module
-        assert isinstance(aggregation, EAAggregation)
-        sizes = aggregation.in_channels, aggregation.out_channels, aggregation.hidden_channels
-        assert sizes == (channels, channels, channels)
+def test_its_aggregation_is_sum_and_ea_of_a_message_s_size() -> None:
+    for form, channels in (("gin", 8), ("gcn", 12)):
+        aggregation = EAConv(8, 12, form).aggr_module
+        assert isinstance(aggregation, SumEAAggregation)
+        ea = aggregation.ea
+        sizes = ea.in_channels, ea.out_channels, ea.hidden_channels, ea.steps
+        assert sizes == (channels, channels, channels // 4, 2)
 
 
 def test_settings_of_ea_are_passed_on() -> None:
     prior, solver = NoPrior(), NesterovSolver(lr=0.1)
     settings = {"steps": 2, "eval_steps": 9, "prior": prior, "solver": solver}
-    aggregation = EAConv(3, 3, hidden_channels=4, **settings).aggr_module
+    aggregation = EAConv(3, 3, hidden_channels=4, **settings).aggr_module.ea
     assert aggregation.hidden_channels == 4
     assert (aggregation.steps, aggregation.eval_steps) == (2, 9)
     assert aggregation.prior is prior
@@ -354,7 +353,7 @@ def test_gin_form_takes_a_bipartite_graph() -> None:
     conv = EAConv(CHANNELS, 5, steps=3)
     out = conv(pair(), BIPARTITE, size=(4, 3))
     assert out.shape == (3, 5)
-    assert conv.aggr_module.solution.y[2].abs().max() == 0
+    assert conv.aggr_module.ea.solution.y[2].abs().max() == 0
     assert torch.equal(conv(pair(), BIPARTITE), out)
 
 
@@ -592,8 +591,8 @@ def test_fake_and_meta_tensors_are_not_read() -> None:
 
 
 def test_validate_reaches_the_aggregation() -> None:
-    assert EAConv(3, 3, validate=False).aggr_module.validate is False
-    assert EAConv(3, 3).aggr_module.validate is None
+    assert EAConv(3, 3, validate=False).aggr_module.ea.validate is False
+    assert EAConv(3, 3).aggr_module.ea.validate is None
 
 
 def test_unknown_form_is_an_error() -> None:
