@@ -49,7 +49,8 @@ class Config:
         methods: aggregators to compare, those of the median study.
         seeds: number of seeds; seed k fixes the weights and the sets of run k of every method.
         learning_rates: tried for each method, on one seed that is not among those reported.
-        tuning_steps: training steps of each of these trials.
+        tuning_steps: training steps of each of these trials. Within 500 most methods still predict
+            a constant, at any rate.
         steps: training steps of a reported run.
         batch_size: sets in a training step.
         embedding: size of an encoded image and of an aggregator's result.
@@ -64,9 +65,9 @@ class Config:
         default_factory=lambda: [name for name in AGGREGATORS if name != "ea_quantile"]
     )
     seeds: PositiveInt = 3
-    learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2, 3e-2])
-    tuning_steps: PositiveInt = 500
-    steps: PositiveInt = 2000
+    learning_rates: list[float] = field(default_factory=lambda: [3e-3, 1e-2, 3e-2])
+    tuning_steps: PositiveInt = 2000
+    steps: PositiveInt = 6000
     batch_size: PositiveInt = 32
     embedding: PositiveInt = 16
     parameters: PositiveInt = 10_000
