@@ -67,8 +67,8 @@ class EAConv(MessagePassing):
         out_channels: size of the output.
         form: see above. The size of a message, ``channels`` below, is ``in_channels`` in GIN form
             and ``out_channels`` in GCN form.
-        hidden_channels: hidden width H of the potential. Default: a quarter of ``channels``. Run
-            time grows with H².
+        hidden_channels: hidden width H of the potential. Default: a quarter of ``channels``, at
+            least 8. Run time grows with H².
         steps: solver steps. Default: 2.
         eval_steps: solver steps in eval mode. Default: ``steps``.
         edge_dim: size of floating-point edge features. Short for

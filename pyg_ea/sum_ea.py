@@ -11,6 +11,7 @@ from torch_geometric.nn.aggr import Aggregation
 from pyg_ea.aggregation import EAAggregation
 from pyg_ea.checks import checked_segments, positive_integer
 
+NARROWEST = 8  # narrower potentials can diverge from the start
 START = 0.01  # standard deviation of W at the start: nearly the sum, yet EA has a gradient
 
 
@@ -25,7 +26,8 @@ class SumEAAggregation(Aggregation):
 
     Args:
         channels: size of an element and of the result.
-        hidden_channels: hidden width H of the potential. Default: a quarter of ``channels``.
+        hidden_channels: hidden width H of the potential. Default: a quarter of ``channels``,
+            at least 8.
         steps: solver steps. Run time is proportional to it.
         settings: further arguments of :class:`EAAggregation`.
 
@@ -43,7 +45,7 @@ class SumEAAggregation(Aggregation):
     ) -> None:
         super().__init__()
         positive_integer("channels", channels)
-        hidden = max(1, channels // 4) if hidden_channels is None else hidden_channels
+        hidden = max(NARROWEST, channels // 4) if hidden_channels is None else hidden_channels
         self.ea = EAAggregation(channels, channels, hidden, steps, **settings)
         self.norm = nn.LayerNorm(channels)
         self.linear = nn.Linear(channels, channels)

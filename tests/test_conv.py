@@ -267,8 +267,8 @@ def test_graph_without_edges_and_an_encoder_that_refuses_empty_input(shape) -> N
 
 
 def test_its_aggregation_is_sum_and_ea_of_a_message_s_size() -> None:
-    for form, channels in (("gin", 8), ("gcn", 12)):
-        aggregation = EAConv(8, 12, form).aggr_module
+    for form, channels in (("gin", 64), ("gcn", 96)):
+        aggregation = EAConv(64, 96, form).aggr_module
         assert isinstance(aggregation, SumEAAggregation)
         ea = aggregation.ea
         sizes = ea.in_channels, ea.out_channels, ea.hidden_channels, ea.steps

@@ -62,4 +62,4 @@ def test_sizes_are_checked() -> None:
     with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
         SumEAAggregation(0)
     assert SumEAAggregation(64).ea.hidden_channels == 16
-    assert SumEAAggregation(2).ea.hidden_channels == 1
+    assert SumEAAggregation(2).ea.hidden_channels == 8
