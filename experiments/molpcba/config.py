@@ -77,7 +77,7 @@ class Config:
     readout: str = _is(
         "ea", f"from nodes to graph: one of {', '.join(PARTS)}, or several joined by +"
     )
-    local: Literal["sum", "ea"] = _is(
+    local: Literal["sum", "ea", "sum+ea"] = _is(
         "sum", "aggregation of neighbours: sum is the model's own (degree-weighted in gcn)"
     )
     virtual_node: bool = _is(False, "add OGB's virtual node")
@@ -178,7 +178,7 @@ def resolve(config: Config, data_name: str) -> Config:
         if getattr(config, name) is None:
             raise UserError(f"--preset none leaves {flag(name)} open: give it, or another --preset")
     iterative = set(parts_of(config.readout)).intersection(ITERATIVE)
-    has_ea = config.local == "ea" or "ea" in iterative
+    has_ea = config.local != "sum" or "ea" in iterative
     return replace(
         config,
         ea_lr=config.ea_lr if has_ea else None,
@@ -205,7 +205,8 @@ def kind_of(settings: dict[str, Any]) -> str:
     model = settings["model"] + ("-vn" if settings["virtual_node"] else "")
     parts, steps = parts_of(settings["readout"]), settings["steps"]
     readout = "+".join(f"{part}{steps}" if part in ITERATIVE else part for part in parts)
-    return f"{model}-{readout}" + (f"-local-ea{steps}" if settings["local"] == "ea" else "")
+    local = settings["local"]
+    return f"{model}-{readout}" + (f"-local-{local}{steps}" if local != "sum" else "")
 
 
 def saved_settings(content: dict[str, Any], where: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch_geometric.nn import global_add_pool
 from experiments.molpcba.config import Config, require
 from experiments.molpcba.data.ogb import AtomEncoder, BondEncoder
 from experiments.molpcba.parallel import BatchNorm
-from experiments.molpcba.readouts import build_ea, build_readout
+from experiments.molpcba.readouts import build_local, build_readout
 from pyg_ea import EAConv, GINForm
 
 
@@ -93,7 +93,7 @@ class MoleculeNetwork(nn.Module):
 
 def build_conv(config: Config, width: int) -> EAConv:
     """OGB's layer for molecules; the sum over neighbours may be EA."""
-    aggr = build_ea(config, width, width) if config.local == "ea" else "sum"
+    aggr = build_local(config, width)
     form: GINForm | Literal["gcn"] = "gcn"
     if config.model == "gin":
         form = GINForm(width, width, nn.Sequential(*_hidden(width), nn.Linear(2 * width, width)))

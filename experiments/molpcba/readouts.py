@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import gcd
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from pyg_ea import (
     L2Prior,
     NesterovSolver,
     NormedMultiAggregation,
+    SumEAAggregation,
     Truncated,
     Unrolled,
 )
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
 
 def build_ea(config: Config, in_channels: int, out_channels: int) -> EAAggregation:
     """Equilibrium Aggregation between vectors of these sizes, as configured."""
+    return EAAggregation(in_channels, out_channels, **_ea_settings(config))
+
+
+def build_local(config: Config, width: int) -> Aggregation | str:
+    """The aggregation of neighbours, as configured."""
+    if config.local == "sum+ea":
+        return SumEAAggregation(width, **_ea_settings(config))
+    return build_ea(config, width, width) if config.local == "ea" else "sum"
+
+
+def _ea_settings(config: Config) -> dict[str, Any]:
     kind, _, last = config.adjoint.partition("-")
     adjoints: dict[str, Callable[[], Adjoint]] = {
         "unrolled": Unrolled,
@@ -37,18 +49,16 @@ def build_ea(config: Config, in_channels: int, out_channels: int) -> EAAggregati
         "implicit": Implicit,
         "truncated": lambda: Truncated(int(last)),
     }
-    return EAAggregation(
-        in_channels,
-        out_channels,
-        config.potential_width,
-        config.steps,
-        config.eval_steps,
-        prior=L2Prior(config.regulariser),
-        solver=NesterovSolver(
+    return {
+        "hidden_channels": config.potential_width,
+        "steps": config.steps,
+        "eval_steps": config.eval_steps,
+        "prior": L2Prior(config.regulariser),
+        "solver": NesterovSolver(
             config.inner_lr, config.inner_momentum, config.inner_gtol, config.inner_clip
         ),
-        adjoint=adjoints[kind](),
-    )
+        "adjoint": adjoints[kind](),
+    }
 
 
 def _pyg_ea(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
