@@ -24,6 +24,7 @@ from benchmarks.analysis import Ratio, ratio, select
 from benchmarks.records import read
 from benchmarks.report import report as report_benchmark
 from experiments.common import write_text
+from experiments.counting.report import render as render_counting
 from experiments.median.report import render, summarise
 from experiments.molpcba.evaluation import TITLES
 from experiments.molpcba.summary import summarise as summarise_runs
@@ -62,6 +63,8 @@ def full_tables() -> dict[Path, Callable[[], str]]:
         tables[folder / "summary.md"] = lambda folder=folder: _summary(folder)
     for folder in _folders("median*"):
         tables[folder / "table.txt"] = lambda folder=folder: render(summarise(Records(folder)))
+    for folder in _folders("counting*"):
+        tables[folder / "table.txt"] = lambda folder=folder: render_counting(folder)
     for folder in _folders("benchmarks/*"):
         tables[folder / "table.txt"] = lambda folder=folder: report_benchmark(read(folder))
     for folder in _folders("trainer/*"):
@@ -177,7 +180,7 @@ def paper_table() -> str:
                 "about 0.1",
                 f"{median['ratio'].min():.3f} with the quantile potential; "
                 f"{at_lower_rate['mse'].iloc[0] / best_other:.1f} with the learned one",
-                "`python -m experiments.median --config configs/median/published.yaml`",
+                "`python -m experiments.median`",
             ],
             [
                 "Figure C.1: step size, momentum, regulariser over training",

@@ -56,7 +56,7 @@ def test_runs_have_the_settings_of_their_rows(study):
 
 def test_there_are_records():
     kinds = {path.relative_to(ROOT / "results").parts[0].partition("-")[0] for path in TABLES}
-    assert kinds == {"ablations", "molpcba", "median", "benchmarks", "trainer"}
+    assert kinds == {"ablations", "molpcba", "median", "counting", "benchmarks", "trainer"}
 
 
 def test_the_gpu_section_is_made_of_its_record_or_says_that_there_is_none():

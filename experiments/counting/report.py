@@ -15,18 +15,26 @@ TESTS = {"plain": "as in training", "larger": "30 to 60 images", "outliers": "wi
 
 def report(folder: Path) -> str:
     """Draws ``accuracy.png`` from the records in ``folder``; returns the table."""
+    plot(_read(folder)).savefig(folder / "accuracy.png", dpi=150)
+    return render(folder)
+
+
+def _read(folder: Path) -> pd.DataFrame:
     path = folder / "records.csv"
     if not path.exists():
         raise UserError(f"{path} does not exist: make the study first, without --report")
     runs = pd.read_csv(path)
     runs.insert(0, "row", runs["method"].map(lambda name: AGGREGATORS[name].label))
-    order = runs.groupby("row")["plain_accuracy"].mean().sort_values(ascending=False).index
-    plot(runs, list(order)).savefig(folder / "accuracy.png", dpi=150)
-    return render(runs).loc[order].to_string()
+    return runs
 
 
-def render(runs: pd.DataFrame) -> pd.DataFrame:
+def _order(runs: pd.DataFrame) -> list[str]:
+    return list(runs.groupby("row")["plain_accuracy"].mean().sort_values(ascending=False).index)
+
+
+def render(folder: Path) -> str:
     """One row for each method: mean and, in brackets, standard deviation over seeds."""
+    runs = _read(folder)
     groups = runs.groupby("row")
     first = groups[["learning_rate", "parameters"]].first()
     table = pd.DataFrame({"seeds": groups["seed"].nunique()}).join(first)
@@ -37,11 +45,12 @@ def render(runs: pd.DataFrame) -> pd.DataFrame:
             table[f"{test} {score}"] = [f"{m:.{digits}f} ({s:.{digits}f})" for m, s in text]
     table["seconds"] = groups["seconds"].mean().round().astype(int)
     table.index.name = None
-    return table
+    return table.loc[_order(runs)].to_string()
 
 
-def plot(runs: pd.DataFrame, order: list[str]) -> Figure:
+def plot(runs: pd.DataFrame) -> Figure:
     """Accuracy of each seed (points) and their mean (bar), one panel for each test."""
+    order = _order(runs)
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, len(TESTS), sharey=True)
     for axes, (test, title) in zip(panels, TESTS.items(), strict=True):
