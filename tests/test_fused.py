@@ -70,7 +70,7 @@ def run(
     gtol, clip = RULES[rule]
     torch.manual_seed(0)
     layer = EAAggregation(
-        5, 7, 6, 5, solver=NesterovSolver(0.05, gtol=gtol, clip=clip), adjoint=adjoint, prior=prior
+        5, 7, 6, 5, solver=NesterovSolver(0.02, gtol=gtol, clip=clip), adjoint=adjoint, prior=prior
     ).double()
     x = torch.randn(len(index), 5, dtype=torch.float64)
     weight = torch.randn(segments, 7, dtype=torch.float64).to(dtype)
