@@ -21,6 +21,7 @@ from matplotlib.transforms import Bbox
 
 from benchmarks import loader, ogb_loop, readouts, scale
 from benchmarks.analysis import Ratio, ratio, select
+from benchmarks.gpu.report import report as report_gpu
 from benchmarks.records import read
 from benchmarks.report import report as report_benchmark
 from experiments.common import write_text
@@ -96,6 +97,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         "layers": layer_table,
         "adjoints": adjoint_table,
         "models": model_table,
+        "gpu": gpu_report,
     }
     return {MADE / f"{name}.md": make for name, make in tables.items()}
 
@@ -104,6 +106,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], align: str = "-
     """A table in Markdown; ``align`` is that of all columns but the first."""
     lines = [head, ["---"] + [align] * (len(head) - 1), *rows]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def gpu_report() -> str:
+    """The tables of every run of the GPU benchmark."""
+    runs = [report_gpu(folder) for folder in _folders("gpu/*")]
+    return "\n\n".join(runs or ["Not measured: no GPU was at hand."]) + "\n"
 
 
 READOUTS = {

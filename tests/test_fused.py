@@ -190,6 +190,7 @@ def test_several_backward_passes_through_one_graph_agree() -> None:
 
 
 def is_fused(layer: EAAggregation, x: Tensor) -> bool:
+    layer.validate = False  # so tiny a layer may diverge
     _, solution = layer(x, return_solution=True)
     return type(solution.y.grad_fn).__name__ == "FusedSolveBackward"
 
@@ -301,7 +302,7 @@ def test_error_of_bf16_products(channels) -> None:
     expected = exact(double, index)
     assert y.dtype == layer.solution.gradient_mean_square.dtype == torch.float32
     error = (y - expected).abs().max() / expected.abs().max()
-    assert 1e-3 < error < 0.02  # docs/guide.md, Precision
+    assert 1e-3 < error < 0.02  # docs/choose.md
     found, wanted = gradients(layer, x, y), gradients(exact, double, expected)
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == torch.float32

@@ -8,7 +8,6 @@ import pytest
 
 pytest.importorskip("ogb")
 
-from benchmarks.gpu.report import report as report_gpu
 from docs.records import figures, full_tables, pages, svg
 from experiments.studies.molpcba import SHARED, Study
 from experiments.studies.records import Records
@@ -16,7 +15,6 @@ from experiments.studies.records import Records
 ROOT = Path(__file__).parent.parent
 ABLATIONS = sorted(p for p in ROOT.glob("results/ablations/*") if p.is_dir())
 TABLES, PAGES, FIGURES = full_tables(), pages(), figures()
-GPU = sorted(p for p in ROOT.glob("results/gpu/*") if p.is_dir())
 REMAKE = "make it again with python -m docs.records"
 
 
@@ -57,9 +55,3 @@ def test_runs_have_the_settings_of_their_rows(study):
 def test_there_are_records():
     kinds = {path.relative_to(ROOT / "results").parts[0].partition("-")[0] for path in TABLES}
     assert kinds == {"ablations", "molpcba", "median", "counting", "benchmarks", "trainer"}
-
-
-def test_the_gpu_section_is_made_of_its_record_or_says_that_there_is_none():
-    section = (ROOT / "docs" / "benchmarks.md").read_text().split("\n## GPU\n")[1]
-    assert all(report_gpu(record) in section for record in GPU)
-    assert section.lstrip().startswith("Not measured") == (not GPU)
