@@ -216,7 +216,7 @@ def test_where_it_is_used() -> None:
         assert is_fused(EAAggregation(4, 4, steps=2), x)
 
     weight = torch.ones((), requires_grad=True)
-    assert not is_fused(EAAggregation(4, 4, steps=2, scaling=lambda n: weight * n), x)
+    assert not is_fused(EAAggregation(4, 4, steps=2, scaling=lambda n: weight / n), x)
 
 
 def test_solve_backend_is_restored_and_refuses_other_names() -> None:
