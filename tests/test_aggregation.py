@@ -97,13 +97,13 @@ def variant(request) -> str:
 
 
 @pytest.fixture
-def module(variant) -> EAAggregation:
+def module(variant, device) -> EAAggregation:
     torch.manual_seed(0)
     return VARIANTS[variant]()
 
 
 @implicit
-def test_it_passes_the_checks(variant) -> None:
+def test_it_passes_the_checks(variant, device) -> None:
     check_aggregation(
         VARIANTS[variant],
         CHANNELS,

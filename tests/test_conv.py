@@ -46,11 +46,11 @@ class TestEAConv:
         self.form, self.edge_dim = form, edge_dim
 
     @pytest.fixture
-    def module(self, _variant) -> EAConv:
+    def module(self, _variant, device) -> EAConv:
         torch.manual_seed(0)
         return self.build()
 
-    def test_it_passes_the_checks(self) -> None:
+    def test_it_passes_the_checks(self, device) -> None:
         check_module(self.build, self.run)
 
     def build(self) -> EAConv:

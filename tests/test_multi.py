@@ -21,12 +21,12 @@ def build() -> NormedMultiAggregation:
 
 
 @pytest.fixture
-def module() -> NormedMultiAggregation:
+def module(device) -> NormedMultiAggregation:
     torch.manual_seed(0)
     return build()
 
 
-def test_it_passes_the_checks() -> None:
+def test_it_passes_the_checks(device) -> None:
     check_aggregation(build, CHANNELS)
 
 

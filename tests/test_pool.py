@@ -7,7 +7,7 @@ from pyg_ea import EAGlobalPool
 from pyg_ea.testing import check_aggregation
 
 
-def test_it_passes_the_checks() -> None:
+def test_it_passes_the_checks(device) -> None:
     check_aggregation(
         lambda: EAGlobalPool(6, 4, hidden_channels=8, steps=6),
         channels=6,

@@ -18,12 +18,12 @@ def build() -> SumEAAggregation:
 
 
 @pytest.fixture
-def module() -> SumEAAggregation:
+def module(device) -> SumEAAggregation:
     torch.manual_seed(0)
     return build()
 
 
-def test_it_passes_the_checks() -> None:
+def test_it_passes_the_checks(device) -> None:
     check_aggregation(build, CHANNELS)
 
 
