@@ -41,7 +41,13 @@ DATA = {
     "pcba-19k": "pcba-19k: 19,144 molecules, noisy labels",
     "hiv": "hiv: 41,127 molecules, scaffold split",
 }
-SVG = {"svg.hashsalt": "pyg_ea", "font.size": 9, "axes.grid": True, "grid.alpha": 0.25}
+SVG = {
+    "svg.hashsalt": "pyg_ea",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
 
 
 def main() -> None:
