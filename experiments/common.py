@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
+
+Config = TypeVar("Config")
 
 PACKAGES = ("pyg_ea", "torch", "torch-geometric", "lightning", "ogb", "rdkit", "numpy")
 
@@ -51,6 +54,31 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
 
     main.__doc__ = f"Command line; returns the exit code.\n\n{function.__doc__}"
     return main
+
+
+def study_settings(
+    argv: Sequence[str], name: str, description: str, config: type[Config]
+) -> tuple[Config, bool]:
+    """The settings of a study from the command line, and whether only its report is wanted.
+
+    Raises:
+        UserError: for words that are not settings.
+    """
+    parser = ArgumentParser(
+        prog=f"python -m experiments.{name}", description=description, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with settings")
+    parser.add_argument(
+        "--report", action="store_true", help="remake table and figure from the records, no runs"
+    )
+    parser.add_class_arguments(config)
+    try:
+        values = parser.parse_args(list(argv)).as_dict()
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    only_report = values.pop("report")
+    del values["config"]
+    return config(**values), only_report
 
 
 @contextmanager

@@ -11,15 +11,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from experiments.common import UserError, command, revision, write_text
+from experiments.common import command, revision, study_settings, write_text
 from experiments.counting.data import PIXELS, Images, Sets, load, sample_sets
 from experiments.counting.report import report
-from experiments.median.aggregators import AGGREGATORS
+from experiments.median.aggregators import AGGREGATORS, check_methods
 from experiments.median.training import SetModel, count_parameters, model_for_budget, optimise
 from experiments.studies.records import check_equal
 
@@ -77,12 +76,7 @@ class Config:
     results: str = "results/counting"
 
     def __post_init__(self) -> None:
-        for name in self.methods:
-            if name not in AGGREGATORS:
-                choices = ", ".join(AGGREGATORS)
-                raise UserError(f"methods: got {name!r}, expected some of {choices}")
-        if not self.methods or not self.learning_rates:
-            raise UserError("methods and learning_rates must each name at least one, got none")
+        check_methods(self.methods, self.learning_rates)
 
 
 def run(config: Config, method: str, seed: int, learning_rate: float) -> dict[str, Any]:
@@ -176,19 +170,7 @@ def _record(path: Path, config: Config, method: str, seed: int, rate: float) -> 
 @command
 def main(argv: Sequence[str]) -> None:
     """Makes the study, or its report alone."""
-    parser = ArgumentParser(
-        prog="python -m experiments.counting", description=DESCRIPTION, exit_on_error=False
-    )
-    parser.add_argument(
-        "--report", action="store_true", help="remake table and figure from the records, no runs"
-    )
-    parser.add_class_arguments(Config)
-    try:
-        values = parser.parse_args(list(argv)).as_dict()
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    only_report = values.pop("report")
-    config = Config(**values)
+    config, only_report = study_settings(argv, "counting", DESCRIPTION, Config)
     print(report(Path(config.results)) if only_report else run_study(config))
 
 

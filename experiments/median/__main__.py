@@ -10,11 +10,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from experiments.common import UserError, command, revision
-from experiments.median.aggregators import AGGREGATORS
+from experiments.common import UserError, command, revision, study_settings
+from experiments.median.aggregators import AGGREGATORS, check_methods
 from experiments.median.report import report
 from experiments.median.training import train
 from experiments.studies.engine import make
@@ -63,12 +62,7 @@ class Config:
     results: str = "results/median"
 
     def __post_init__(self) -> None:
-        for name in self.methods:
-            if name not in AGGREGATORS:
-                choices = ", ".join(AGGREGATORS)
-                raise UserError(f"methods: got {name!r}, expected some of {choices}")
-        if not self.methods or not self.learning_rates:
-            raise UserError("methods and learning_rates must each name at least one, got none")
+        check_methods(self.methods, self.learning_rates)
         most = min(self.steps, self.tuning_steps)
         if self.evaluations > most:
             raise UserError(
@@ -137,21 +131,7 @@ def _make(runs: list[Run], records: Records, jobs: int) -> None:
 @command
 def main(argv: Sequence[str]) -> None:
     """Makes the study, or its report alone."""
-    parser = ArgumentParser(
-        prog="python -m experiments.median", description=DESCRIPTION, exit_on_error=False
-    )
-    parser.add_argument("--config", action="config", help="YAML file with settings")
-    parser.add_argument(
-        "--report", action="store_true", help="remake table and figure from the records, no runs"
-    )
-    parser.add_class_arguments(Config)
-    try:
-        values = parser.parse_args(list(argv)).as_dict()
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    only_report = values.pop("report")
-    del values["config"]
-    config = Config(**values)
+    config, only_report = study_settings(argv, "median", DESCRIPTION, Config)
     print(report(Path(config.results)) if only_report else run_study(config))
 
 

@@ -7,12 +7,13 @@ here its set of four aggregators.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from torch_geometric.nn import aggr
 
+from experiments.common import UserError
 from pyg_ea import EAAggregation, NesterovSolver, NoPrior, QuantilePotential
 
 STEPS = 8  # inner steps of EA and of PyG's EA
@@ -92,3 +93,17 @@ AGGREGATORS: dict[str, Entry] = {
     "pyg_ea": Entry("EA (PyG)", _pyg_ea),
     "set_transformer": Entry("Set Transformer (SAB, PMA, SAB)", _set_transformer),
 }
+
+
+def check_methods(methods: Sequence[str], learning_rates: Sequence[float]) -> None:
+    """Refuses a study without methods or rates, or with a method that is none.
+
+    Raises:
+        UserError: with the choices.
+    """
+    for name in methods:
+        if name not in AGGREGATORS:
+            choices = ", ".join(AGGREGATORS)
+            raise UserError(f"methods: got {name!r}, expected some of {choices}")
+    if not methods or not learning_rates:
+        raise UserError("methods and learning_rates must each name at least one, got none")
