@@ -42,7 +42,7 @@ class EAConv(MessagePassing):
 
     Local EA is not worth its time in any experiment so far: use EA as a readout first
     (:class:`EAGlobalPool`). Beside the sum it is ahead of the sum alone in GCN form and level with
-    it in GIN form, and a hidden layer beside the sum does as well in less time
+    it in GIN form, and a hidden layer beside the sum may do as well in less time
     (``docs/results.md``).
 
     The messages into node :math:`i` are one set, and a node without neighbours receives 0:
