@@ -92,7 +92,7 @@ class PackedGraphs:
         """
         atoms, batch, ptr = _rows(self.node_ptr, index, nodes)
         bonds, segment, _ = _rows(self.edge_ptr, index, edges)
-        edge_index = self.edge_index.index_select(1, bonds).long()
+        edge_index = self.edge_index[:, bonds].long()  # index_select(1, ...) takes 100 times as long
         return Batch(
             x=self.x.index_select(0, atoms).long(),
             edge_index=edge_index.add_(ptr.index_select(0, segment)),
