@@ -1,7 +1,7 @@
 """Packed graphs: a data set is six tensors, and a batch a few selections of their rows.
 
 Both live on the device that trains. PyG's `InMemoryDataset` and `DataLoader` build one object a
-graph and collate them: 13 ms a batch of 256 against 1.2 ms here (docs/benchmarks.md).
+graph and collate them, which takes ten times as long (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class PackedGraphs:
         """
         atoms, batch, ptr = _rows(self.node_ptr, index, nodes)
         bonds, segment, _ = _rows(self.edge_ptr, index, edges)
-        edge_index = self.edge_index[:, bonds].long()  # index_select(1, ...) takes 100 times as long
+        edge_index = self.edge_index[:, bonds].long()  # index_select(1) takes 100 times as long
         return Batch(
             x=self.x.index_select(0, atoms).long(),
             edge_index=edge_index.add_(ptr.index_select(0, segment)),
