@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -169,10 +169,14 @@ class Readout(nn.Module):
         return self.head(self.pool(x, batch))
 
 
-def ddp_process(rank: int, port: int, folder: str) -> None:
+def ddp_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(minutes=2),
     )
     model = Readout()
     parallel = DistributedDataParallel(model)
@@ -180,18 +184,15 @@ def ddp_process(rank: int, port: int, folder: str) -> None:
         parallel.zero_grad()
         ddp_loss(parallel, model.pool, list(range(rank, GRAPHS, 2))).backward()
     torch.save([p.grad for p in model.parameters()], Path(folder) / f"{rank}.pt")
+    # Before the group: if its last reference is that of DDP's reducer, torch joins gloo's thread
+    # while it holds the GIL, for which that thread may be waiting.
+    del parallel
     torch.distributed.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    spawn(ddp_process, (free_port(), str(tmp_path)), nprocs=2)
+    spawn(ddp_process, (str(tmp_path),), nprocs=2)
     model = Readout()
     ddp_loss(model, model.pool, list(range(GRAPHS))).backward()
     for rank in range(2):
