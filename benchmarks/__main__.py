@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from benchmarks import growth, layer, limit, model, peak
+from benchmarks import layer, model, peak
 from benchmarks.contestants import CONTESTANTS, chosen
 from benchmarks.plots import draw
 from benchmarks.records import Recorder, read, write_machine
@@ -25,8 +25,6 @@ SECTIONS: dict[str, Callable[[Plan, Recorder], None]] = {
     "layer": layer.measure,
     "peak": peak.measure,
     "model": model.measure,
-    "growth": growth.measure,
-    "limit": limit.measure,
 }
 
 
@@ -54,7 +52,7 @@ def _parser() -> ArgumentParser:
         nargs="+",
         choices=list(WORKLOADS),
         default=list(WORKLOADS),
-        help="sizes in the sections layer and limit (default: all)",
+        help="sizes in the section layer (default: all)",
     )
     parser.add_argument(
         "--clock",
@@ -68,7 +66,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--steps",
         type=PositiveInt,
-        help="solver steps in place of the workloads' own (sections layer, peak and limit)",
+        help="solver steps in place of the workloads' own (sections layer and peak)",
     )
     parser.add_argument(
         "--rounds", type=PositiveInt, help="times all is measured, in place of the workloads' own"

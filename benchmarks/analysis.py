@@ -1,10 +1,9 @@
-"""What is read off the measurements: ratios within rounds, slopes, shares."""
+"""What is read off the measurements: ratios within rounds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 
@@ -51,26 +50,3 @@ def smallest(ratios: dict[str, Ratio | None]) -> tuple[str, Ratio] | None:
         return None
     name = min(known, key=lambda key: known[key].median)
     return name, known[name]
-
-
-def slope(frame: pd.DataFrame, variable: str, contestant: str, quantity: str) -> float | None:
-    """Slope of log time over log size by least squares on medians: 1 is linear, 2 quadratic."""
-    rows = select(frame, section="growth", case=variable, contestant=contestant, quantity=quantity)
-    medians = rows.groupby(variable)["value"].median()
-    if len(medians) < 2:
-        return None
-    return float(np.polyfit(np.log(medians.index), np.log(medians), 1)[0])
-
-
-def bound(frame: pd.DataFrame, case: str, contestant: str) -> tuple[float, float, float] | None:
-    """For a step of section ``limit``: seconds of its products at the measured rate, measured
-    seconds, and the first over the second."""
-    rows = select(frame, section="limit", case=case)
-    rates = select(rows, quantity="rate")["value"]
-    products = select(rows, contestant=contestant, quantity="products")["value"]
-    measured = select(rows, contestant=contestant, quantity="step")["value"]
-    if rates.empty or products.empty or measured.empty:
-        return None
-    rate = len(rates) / (1 / rates).sum()  # equal work in each kind of product
-    seconds = float(products.iloc[0] / rate)
-    return seconds, float(measured.median()), seconds / float(measured.median())

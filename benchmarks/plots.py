@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.analysis import bound, select
-from benchmarks.growth import VALUES
+from benchmarks.analysis import select
 
 matplotlib.use("agg")  # files only; no display is needed
 
@@ -84,44 +83,8 @@ def _model(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _growth(rows: pd.DataFrame) -> Figure:
-    variables = [variable for variable in VALUES if variable in set(rows["case"])]
-    figure, axes = _panels(len(variables))
-    for axis, variable in zip(axes, variables, strict=True):
-        steps = select(rows, case=variable, quantity="step")
-        for name, own in steps.groupby("contestant", sort=False):
-            medians = own.groupby(variable)["value"].median()
-            axis.plot(medians.index, medians, marker="o", label=str(name))
-        axis.set(xlabel=variable, ylabel="training step, s", xscale="log", yscale="log")
-        values = sorted(steps[variable].unique())
-        axis.set_xticks(values, labels=[str(value) for value in values])
-        axis.minorticks_off()
-    axes[0].legend()
-    return figure
-
-
-def _limit(rows: pd.DataFrame) -> Figure:
-    measured = select(rows, quantity="products")[["case", "contestant"]]
-    cases = measured["case"].unique()
-    figure, axes = _panels(len(cases) + len(measured), height=4.5)
-    for axis, case in zip(axes, cases, strict=False):
-        for name in measured[measured["case"] == case]["contestant"]:
-            found = bound(rows, case, name)
-            if found is not None:
-                axis.barh(name, found[1], color="lightgrey")
-                axis.barh(name, found[0], color="tab:blue")
-        axis.set(title=f"{case}: products at the\nmeasured rate (blue) in a step", xlabel="s")
-    for axis, (_, (case, name)) in zip(axes[len(cases) :], measured.iterrows(), strict=True):
-        shares = select(rows, case=case, contestant=name, quantity="profile")
-        _bars(axis, shares.groupby("detail", sort=False)["value"])
-        axis.set(title=f"{case}, {name}", xlabel="share of time")
-    return figure
-
-
 PICTURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "layer": _layer,
     "peak": _peak,
     "model": _model,
-    "growth": _growth,
-    "limit": _limit,
 }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from benchmarks.analysis import bound, ratio, select, slope
-from benchmarks.growth import VALUES
+from benchmarks.analysis import ratio, select
 from benchmarks.targets import targets
 
 
@@ -15,8 +14,6 @@ def report(frame: pd.DataFrame) -> str:
         *_layer(frame),
         *_peak(frame),
         *_model(frame),
-        *_growth(frame),
-        *_limit(frame),
         *_targets(frame),
     ]
     return "\n\n".join(parts)
@@ -86,49 +83,6 @@ def _model(frame: pd.DataFrame) -> list[str]:
             }
         )
     return [_table("whole GIN, a training step with Adam and the auxiliary loss, float32", lines)]
-
-
-def _growth(frame: pd.DataFrame) -> list[str]:
-    rows = select(frame, section="growth")
-    lines = []
-    for variable in VALUES:
-        for contestant in select(rows, case=variable)["contestant"].unique():
-            line: dict[str, object] = {"variable": variable, "": contestant}
-            own = select(rows, case=variable, contestant=contestant, quantity="step")
-            line["from"], line["to"] = own[variable].min(), own[variable].max()
-            medians = own.groupby(variable)["value"].median()
-            line["step from"], line["step to"] = medians.iloc[0], medians.iloc[-1]
-            for quantity in ("step", "eval"):
-                line[f"slope of {quantity}"] = slope(frame, variable, contestant, quantity)
-            lines.append(line)
-    return [_table("growth: slope of log time over log size", lines)] if lines else []
-
-
-def _limit(frame: pd.DataFrame) -> list[str]:
-    rows = select(frame, section="limit")
-    return [table for case in rows["case"].unique() for table in _limit_at(rows, case)]
-
-
-def _limit_at(frame: pd.DataFrame, case: str) -> list[str]:
-    rows = select(frame, case=case)
-    rates = select(rows, quantity="rate")[["detail", "value"]]
-    tables = [_table(f"limit, {case}: rate of products, GFLOP/s", rates.to_dict("records"))]
-    lines = []
-    for contestant in select(rows, quantity="products")["contestant"]:
-        found = bound(rows, case, contestant)
-        flops = select(rows, contestant=contestant, quantity="products")["value"].iloc[0]
-        if found is not None:
-            names = ("products at that rate, s", "step, s", "share")
-            lines.append({"": contestant, "GFLOP": flops, **dict(zip(names, found, strict=True))})
-    tables.append(_table(f"limit, {case}: the products of a training step", lines))
-    for contestant, own in select(rows, quantity="profile").groupby("contestant", sort=False):
-        calls = select(rows, contestant=contestant, quantity="calls").set_index("detail")["value"]
-        top = [
-            {"operation": r.detail, "share of time": r.value, "calls": int(calls[r.detail])}
-            for r in own.itertuples()
-        ]
-        tables.append(_table(f"limit, {case}: profile of a training step, {contestant}", top))
-    return tables
 
 
 def _targets(frame: pd.DataFrame) -> list[str]:

@@ -17,7 +17,7 @@ class Plan:
 
     Args:
         contestants: who takes part.
-        workloads: sizes that the sections ``layer`` and ``limit`` measure.
+        workloads: sizes that the section ``layer`` measures.
         clock: what times are read from.
         quick: whether sizes are cut so that all of it takes a few minutes.
         steps: solver steps in place of the workloads' own, where given.

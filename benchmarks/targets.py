@@ -6,16 +6,14 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from benchmarks.analysis import Ratio, ratio, select, slope, smallest
-from benchmarks.contestants import CHEAPER, EXACT, LAST, NARROWER
+from benchmarks.analysis import Ratio, ratio, select, smallest
+from benchmarks.contestants import CHEAPER, EXACT, NARROWER
 from benchmarks.peak import FLAT
-
-LINEAR = 1.1  # a slope up to this counts as linear
 
 
 def targets(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each aim whose measurements are there: claim, mode, measured, bound, met."""
-    rows = [*_time(frame), *_memory(frame), *_models(frame), *_growth(frame)]
+    rows = [*_time(frame), *_memory(frame), *_models(frame)]
     columns = ["claim", "mode", "measured", "at most", "met"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -102,11 +100,3 @@ def _models(frame: pd.DataFrame) -> Iterator[Row]:
         for steps, most in ((2, 1.3), (5, 1.6), (10, 2.3)):
             both = pd.concat([total, rows[(rows["steps"] == steps)]])
             yield from _best(both, f"GIN with EA-{steps} ({kind}) / sum", names, "sum", most)
-
-
-def _growth(frame: pd.DataFrame) -> Iterator[Row]:
-    for variable, letter in (("elements", "N"), ("steps", "T")):
-        for name in ("unrolled", "checkpointed", f"truncated-{LAST}"):
-            value = slope(frame, variable, name, "step")
-            if value is not None:
-                yield _row(f"log-log slope of the step's time over {letter}", name, value, LINEAR)

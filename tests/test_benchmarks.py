@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks import growth, limit, model, peak
+from benchmarks import model, peak
 from benchmarks.__main__ import main
-from benchmarks.analysis import bound, ratio, slope
+from benchmarks.analysis import ratio
 from benchmarks.contestants import CONTESTANTS, chosen
 from benchmarks.gin import molecules
 from benchmarks.memory import most_allocated
+from benchmarks.products import ProductCounter
 from benchmarks.records import Recorder, read
 from benchmarks.sections import Plan
 from benchmarks.targets import targets
-from benchmarks.timing import interleaved
+from benchmarks.timing import backward, interleaved
 from benchmarks.workloads import Workload
+from pyg_ea import solve_backend
 
 MIB = 2**20
 TINY = Workload("tiny", 60, 6, 8, steps=2, rounds=2)
@@ -130,60 +131,20 @@ def test_random_molecules_are_as_large_as_molecules_and_the_same_each_time() -> 
     assert torch.equal(batch.edge_index, again.edge_index)
 
 
-def test_growth_is_measured_at_every_value(recorder, monkeypatch) -> None:
-    monkeypatch.setattr(growth, "VALUES", {"steps": (1, 2, 4), "elements": (320, 640)})
-    growth.measure(plan("unrolled", "pyg"), recorder)
-    frame = written(recorder)
-    assert set(frame["contestant"]) == {"unrolled"}, "the peers do not take part"
-    assert set(frame[frame["case"] == "steps"]["steps"]) == {1, 2, 4}
-    assert slope(frame, "steps", "unrolled", "step") is not None
-
-
-def test_products_are_counted_and_the_rest_is_profiled(recorder, monkeypatch) -> None:
-    monkeypatch.setattr(limit, "SIZES", (TINY,))
-    limit.measure(plan("unrolled", "pyg"), recorder)
-    frame = written(recorder)
-    theirs = frame[(frame["quantity"] == "products") & (frame["contestant"] == "pyg")]
-    assert theirs["value"].item() > 0
-    frame = frame[frame["contestant"] != "pyg"]
-    size = frame.iloc[0]
-    products = frame[frame["quantity"] == "products"]["value"].item() * 1e9
-    n, s, d, steps = (size[name] for name in ("elements", "segments", "channels", "steps"))
+def test_the_products_of_a_training_step_are_counted() -> None:
+    contestant = CONTESTANTS["unrolled"]
+    layer = contestant.layer(TINY.channels, TINY.steps)
+    x, index = TINY.data()
+    with solve_backend("torch"), ProductCounter() as counter:
+        backward(contestant.forward(layer, x, index, TINY.segments))
+    n, s, d, steps = TINY.elements, TINY.segments, TINY.channels, TINY.steps
     # Multiply-adds an element: B six times and W3 seven; A_y on segments, six times. Once for all
     # steps: A x with its two derivatives, and A, B and W3 themselves, composed.
     wide, outer = 2 * d, d + 32
     a_step = n * (6 * wide * outer + 7 * 32 * d) + s * 6 * (3 * d + 32) * d
     least = 2 * (steps * a_step + 3 * n * (3 * d + 32) * d)
     composed = 2 * 3 * (32 * d * wide + (d + 32) * wide * wide)
-    assert least <= products <= least + composed
-    seconds, measured, share = bound(frame, TINY.name, "unrolled")
-    assert share == pytest.approx(seconds / measured)
-    assert 0 < share < 1
-    assert 0.5 < frame[frame["quantity"] == "profile"]["value"].sum() <= 1
-
-
-def growing(exponent: float) -> pd.DataFrame:
-    sizes = np.array([10.0, 20.0, 500.0])
-    return pd.DataFrame(
-        {
-            "section": "growth",
-            "case": "elements",
-            "contestant": "unrolled",
-            "quantity": "step",
-            "elements": sizes,
-            "steps": 1,
-            "repetition": 0,
-            "value": 3 * sizes**exponent,
-        }
-    )
-
-
-@pytest.mark.parametrize(("exponent", "met"), [(1.0, "yes"), (2.0, "NO")])
-def test_slopes_are_exponents_and_judged(exponent, met) -> None:
-    frame = growing(exponent)
-    assert slope(frame, "elements", "unrolled", "step") == pytest.approx(exponent)
-    table = targets(frame)
-    assert table["met"].tolist() == [met]
+    assert least <= counter.total <= least + composed
 
 
 def test_ratios_are_taken_within_rounds() -> None:

@@ -27,8 +27,8 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.gin import molecules
 from benchmarks.gpu.measuring import PRECISIONS, Setup, Step, peak, precision, prepared, seconds
-from benchmarks.limit import ProductCounter
 from benchmarks.model import ModelTimer
+from benchmarks.products import ProductCounter
 from benchmarks.timing import CLOCKS, backward
 from benchmarks.workloads import HALF_PRECISION, READOUT_300, WORKLOADS, Workload
 
