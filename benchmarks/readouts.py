@@ -1,4 +1,4 @@
-"""Processor time of a training step with every readout of the study `readout`, at its sizes.
+"""Processor time of a training step with every readout of a study, at its sizes.
 
 `OMP_NUM_THREADS=1 python -m benchmarks.readouts`. The networks are those of the study's rows, on
 one batch of molecules, with Adam and EA's auxiliary loss. Rows take turns, and the time is that of
@@ -56,9 +56,9 @@ class Step:
         return {"seconds": time.process_time() - start}
 
 
-def measure(data: MoleculeData, rounds: int) -> pd.DataFrame:
+def measure(data: MoleculeData, study: str, rounds: int) -> pd.DataFrame:
     """One row a step: readout, parameters of its network, round, seconds."""
-    configs = Study.read("readout").configurations([], data.name, data.num_tasks)
+    configs = Study.read(study).configurations([], data.name, data.num_tasks)
     index = torch.randperm(len(data.graphs), generator=torch.Generator().manual_seed(0))
     size = require(next(iter(configs.values())).batch_size)
     batch = next(iter(GraphLoader(data.graphs, index[:size], size)))
@@ -99,12 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = ArgumentParser(prog="python -m benchmarks.readouts", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("dataset"), help="folder of the data")
+    parser.add_argument("--study", default="readout", help="one that has the row mean")
     parser.add_argument("--rounds", type=PositiveInt, default=15)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/readouts"))
     options = parser.parse_args(words)
     options.out.mkdir(parents=True, exist_ok=True)
     write_machine(options.out, "benchmarks.readouts", words)
-    table = measure(load(Config("embedded", str(options.root))), options.rounds)
+    data = load(Config("embedded", str(options.root)))
+    table = measure(data, options.study, options.rounds)
     table.to_csv(options.out / RECORDS, index=False)
     print(report(options.out))
 
