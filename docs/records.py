@@ -35,7 +35,13 @@ from experiments.studies.report import markdown
 RESULTS = Path(__file__).parents[1] / "results"
 MADE = Path(__file__).parent / "made"
 COST = RESULTS / "trainer" / "readouts-on-embedded-nci"
-TRAINER = {"loader": loader, "ogb-loop": ogb_loop, "scale": scale, "readouts": readouts}
+TRAINER = {
+    "loader": loader,
+    "ogb-loop": ogb_loop,
+    "scale": scale,
+    "readouts": readouts,
+    "heads": readouts,
+}
 DATA = {
     "embedded-nci": "embedded-nci: 4,991 molecules, exact labels",
     "pcba-19k": "pcba-19k: 19,144 molecules, noisy labels",
