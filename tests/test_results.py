@@ -8,7 +8,9 @@ import pytest
 
 pytest.importorskip("rdkit")  # not ogb, whose import asks the network for a newer version
 
-from docs.records import figures, full_tables, pages, svg
+from docs.pictures import figures, svg
+from docs.records import full_tables
+from docs.tables import pages
 from experiments.studies.molpcba import SHARED, Study
 from experiments.studies.records import Records
 

@@ -1,0 +1,277 @@
+"""Tables of the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import pandas as pd
+
+from benchmarks import readouts
+from benchmarks.analysis import Ratio, ratio, select
+from benchmarks.gpu.report import report as report_gpu
+from benchmarks.records import read
+from experiments.median.report import summarise
+from experiments.molpcba.evaluation import TITLES
+from experiments.studies.records import Records
+
+RESULTS = Path(__file__).parents[1] / "results"
+MADE = Path(__file__).parent / "made"
+
+
+class Shown(NamedTuple):
+    """A data set on which a study compares readouts."""
+
+    title: str
+    study: str = "readout"
+
+
+DATA = {
+    "embedded-nci": Shown("embedded-nci: 4,991 molecules, exact labels"),
+    "pcba-19k": Shown("pcba-19k: 19,144 molecules, noisy labels"),
+    "hiv": Shown("hiv: 41,127 molecules, scaffold split"),
+}
+
+
+def folders(pattern: str) -> list[Path]:
+    """The folders of records that match."""
+    return sorted(path for path in RESULTS.glob(pattern) if path.is_dir())
+
+
+def pages() -> dict[Path, Callable[[], str]]:
+    """What makes the tables that pages include."""
+    tables: dict[str, Callable[[], str]] = {
+        "readouts": lambda: readout_table(LABELS["readout"]),
+        "readouts-short": lambda: readout_table(SHORT),
+        "paper": paper_table,
+        "layers": layer_table,
+        "adjoints": adjoint_table,
+        "models": model_table,
+        "gpu": gpu_report,
+    }
+    return {MADE / f"{name}.md": make for name, make in tables.items()}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], align: str = "--:") -> str:
+    """A table in Markdown; ``align`` is that of all columns but the first."""
+    lines = [head, ["---"] + [align] * (len(head) - 1), *rows]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def gpu_report() -> str:
+    """The tables of every run of the GPU benchmark."""
+    runs = [report_gpu(folder) for folder in folders("gpu/*")]
+    return "\n\n".join(runs or ["Not measured: no GPU was at hand."]) + "\n"
+
+
+LABELS = {
+    "readout": {
+        "mean": "mean",
+        "sum": "sum",
+        "max": "max",
+        "attention": "attention",
+        "set2set": "Set2Set",
+        "set-transformer": "Set Transformer",
+        "pna": "PNA",
+        "pyg-ea": "PyG's EA 64",
+        "mean-head": "mean, hidden",
+        "mean-wide-head": "mean, wide hidden",
+        "mean+sum+max": "mean+sum+max",
+        "mean+sum+max-head": "mean+sum+max, hidden",
+        "mean+sum+max-wide-head": "mean+sum+max, wide hidden",
+        "ea": "EA 64",
+        "ea-head": "EA 64, hidden",
+        "wide-ea": "EA 384",
+        "ea+mean+sum+max": "EA 64+mean+sum+max",
+        "ea+mean+sum+max-head": "EA 64+mean+sum+max, hidden",
+        "wide-ea+mean+sum+max": "EA 384+mean+sum+max",
+    },
+}
+"""What the pages call the rows of a study."""
+
+COSTS = {"readout": "readouts-on-embedded-nci", "heads": "heads-on-embedded-nci"}
+SHORT = {
+    row: LABELS["readout"][row]
+    for row in (
+        "mean",
+        "mean-wide-head",
+        "mean+sum+max",
+        "mean+sum+max-wide-head",
+        "pna",
+        "pyg-ea",
+        "wide-ea",
+        "wide-ea+mean+sum+max",
+    )
+}
+
+
+def readout_table(rows: dict[str, str]) -> str:
+    """Test score of each readout on each data set, its parameters and its time."""
+    shown = [data for data, own in DATA.items() if own.study == "readout"]
+    runs = {data: runs_of("readout", data) for data in shown}
+    titles = [f"{data}, {TITLES[own['metric'].iloc[0]]}" for data, own in runs.items()]
+    cost = cost_of("readout")
+    lines = []
+    for row, label in rows.items():
+        scores = [own.loc[own["row"] == row, "test"].tolist() for own in runs.values()]
+        line = [label, *(_short(values) if values else "not run" for values in scores)]
+        lines.append([*line, f"{cost['parameters'][row]:,}", f"{cost['ratio'][row]:.1f}"])
+    return table(["readout", *titles, "parameters", "time"], lines)
+
+
+def runs_of(study: str, data: str) -> pd.DataFrame:
+    """The recorded runs of a study on a data set."""
+    return Records(RESULTS / "ablations" / f"{study}-on-{data}").runs
+
+
+def cost_of(study: str) -> pd.DataFrame:
+    """Parameters and time of a training step of each row of a study."""
+    return readouts.summary(RESULTS / "trainer" / COSTS[study])
+
+
+def _short(values: list[float]) -> str:
+    """``0.734 ± 0.015``."""
+    return f"{mean(values):.3f} ± {stdev(values):.3f}"
+
+
+def paper_table() -> str:
+    """Every table and figure of the paper's appendix, beside what came out here."""
+    median = summarise(Records(RESULTS / "median"))
+    at_lower_rate = summarise(Records(RESULTS / "median-ea-at-0.01"))
+    best_other = float((median["mse"] / median["ratio"]).iloc[0])
+    models = read(RESULTS / "benchmarks" / "model-2-cores")
+    times = [model_ratio(models, "unrolled", steps).median for steps in (2, 5, 10)]
+    study = "python -m experiments.studies"
+    return table(
+        ["what", "the paper", "here", "command"],
+        [
+            [
+                "Figure 3, D.1: median of a set, error over that of the best other aggregator",
+                "about 0.1",
+                f"{median['ratio'].min():.3f} with the quantile potential; "
+                f"{at_lower_rate['mse'].iloc[0] / best_other:.1f} with the learned one",
+                "`python -m experiments.median`",
+            ],
+            [
+                "Figure C.1: step size, momentum, regulariser over training",
+                "settle after 10⁶ steps",
+                "[settle within 2 % of their start](records.md#step-size-and-momentum)",
+                "`python -m experiments.molpcba --data embedded --model gin --steps 15`",
+            ],
+            [
+                "D.2: MOLPCBA, GCN and GIN, global and local EA",
+                "in the main text",
+                "not run: 437,929 molecules need a GPU",
+                "`python -m experiments.molpcba --config configs/molpcba/gin_ea.yaml`",
+            ],
+            [
+                "D.2: local EA, difference to the sum, GIN / GCN",
+                "in the main text",
+                " / ".join(
+                    f"{_difference('local', row, other):+.3f}"
+                    for row, other in (("gin-ea", "gin-sum"), ("gcn-ea", "gcn-sum"))
+                ),
+                f"`{study} local --epochs 20`",
+            ],
+            [
+                "E.1: valid AP with 1 / 2 / 5 / 10 steps",
+                "0.235 / 0.257 / 0.263 / 0.268",
+                _valid("steps", "ea-1", "ea-2", "ea-5", "ea-10"),
+                f"`{study} steps --epochs 20`",
+            ],
+            [
+                "E.2: time with 2 / 5 / 10 steps over that of the sum",
+                "1.42 / 1.84 / 2.86",
+                " / ".join(f"{value:.2f}" for value in times),
+                "`python -m benchmarks --only model --threads 2`",
+            ],
+            [
+                "E.3: valid AP with auxiliary weight 1e-4 / 1e-3 / 1e-2 / 1e-1 / 1",
+                "0.250 / 0.261 / 0.257 / 0.254 / 0.263",
+                _valid("aux", "aux-0.0001", "aux-0.001", "aux-0.01", "aux-0.1", "aux-1"),
+                f"`{study} aux --epochs 20`",
+            ],
+            [
+                "E.4: valid AP with 10 / 30 / 60 / 100 / 130 % of the potential's width",
+                "0.208 / 0.218 / 0.228 / 0.233 / 0.222",
+                _valid("capacity", *(f"{share}-percent" for share in (10, 30, 60, 100, 130))),
+                f"`{study} capacity --epochs 20`",
+            ],
+        ],
+        align="---",
+    )
+
+
+def _valid(study: str, *rows: str) -> str:
+    runs = runs_of(study, "embedded-nci")
+    return " / ".join(f"{runs.loc[runs['row'] == row, 'valid'].mean():.3f}" for row in rows)
+
+
+def _difference(study: str, row: str, other: str) -> float:
+    means = runs_of(study, "embedded-nci").groupby("row")["test"].mean()
+    return float(means[row] - means[other])
+
+
+def layer_table() -> str:
+    """Time of our layer over that of PyG's, for each size."""
+    frame = read(RESULTS / "benchmarks" / "layer-2-cores")
+    rows = []
+    for case, own in frame.groupby("case", sort=False):
+        first = own.iloc[0]
+        size = [f"{first.elements:,}", f"{first.segments:,}", first.channels, first.steps]
+        ratios = [ratio(own, "unrolled", "pyg", quantity=key) for key in ("step", "eval")]
+        rows.append([case, *size, *ratios])
+    head = ["", "elements N", "sets S", "channels D", "steps T", "training step", "evaluation"]
+    return table(head, rows)
+
+
+def adjoint_table() -> str:
+    """Time and memory of each adjoint over those of PyG's layer."""
+    time = read(RESULTS / "benchmarks" / "adjoints-2-cores")
+    peak = read(RESULTS / "benchmarks" / "peak-1-core")
+    names = [name for name in peak["contestant"].unique() if name != "pyg"]
+    names += [name for name in time["contestant"].unique() if name not in [*names, "pyg"]]
+    theirs = _peak(peak, "pyg", "peak_step", 15)
+    rows = []
+    for name in names:
+        step, evaluation = (ratio(time, name, "pyg", quantity=key) for key in ("step", "eval"))
+        mib = _peak(peak, name, "peak_step", 15)
+        rows.append(
+            [
+                f"`{name}`",
+                *("" if value is None else value for value in (step, evaluation)),
+                *(
+                    ("", "")
+                    if mib is None or theirs is None
+                    else (f"{mib:,.0f}", f"{mib / theirs:.3f}")
+                ),
+            ]
+        )
+    return table(["", "training step", "evaluation", "peak of a step, MiB", "over PyG's"], rows)
+
+
+def _peak(frame: pd.DataFrame, contestant: str, quantity: str, steps: int) -> float | None:
+    values = select(frame, contestant=contestant, quantity=quantity, steps=steps)["value"]
+    return None if values.empty else float(values.iloc[0])
+
+
+def model_ratio(frame: pd.DataFrame, contestant: str, steps: int) -> Ratio:
+    """Time of a whole model with that layer and so many steps over that with the sum."""
+    own = select(frame, contestant=contestant, steps=steps)
+    found = ratio(pd.concat([select(frame, contestant="sum"), own]), contestant, "sum")
+    assert found is not None
+    return found
+
+
+def model_table() -> str:
+    """Time of a training step of a whole network over that with the sum readout."""
+    frame = read(RESULTS / "benchmarks" / "model-2-cores")
+    steps = sorted(set(frame["steps"]) - {0})
+    names = {"unrolled": "potential as wide as the nodes", "half-width": "half as wide"}
+    rows = [
+        [label, *(model_ratio(frame, name, number) for number in steps)]
+        for name, label in names.items()
+    ]
+    return table(["", *(f"{number} steps" for number in steps)], rows)
