@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, flags = parser.parse_known_args(words)
     folder = options.out
     try:
-        config = parse(flags, {"readout": "sum", "schedule": "constant"})
+        config = parse(["--readout", "sum", "--schedule", "constant", *flags])
         if folder.exists():
             raise UserError(f"{folder} is there already: give --out a new folder")
         folder.mkdir(parents=True)

@@ -5,25 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from experiments.common import Interrupted, UserError, command
-from experiments.molpcba.config import Config, parse, resolve, to_dict
-from experiments.molpcba.data import MoleculeData, load
+from experiments.common import UserError, command
+from experiments.molpcba.config import Config, parse, require, resolve, to_dict
+from experiments.molpcba.data import load
 from experiments.molpcba.evaluation import chance
 from experiments.molpcba.figures import plot_run
-from experiments.molpcba.fitting import (
-    History,
-    build_trainer,
-    explained,
-    fit,
-    is_first_process,
-    say,
-)
+from experiments.molpcba.fitting import History, build_trainer, explained, is_first_process, say
 from experiments.molpcba.folder import RunFolder, read_checkpoint
 from experiments.molpcba.summary import collect, run_table, spread
 from experiments.molpcba.training import MoleculeTraining
@@ -33,8 +25,10 @@ from experiments.molpcba.training import MoleculeTraining
 def main(argv: Sequence[str]) -> None:
     """Trains one network, or one for each of ``--seeds``."""
     config = parse(argv)
-    if config.resume and config.name is not None and config.seeds == 1:
-        config = parse(argv, RunFolder.of(config).read_config() | {"runs_dir": config.runs_dir})
+    folder = RunFolder.of(config)
+    if config.resume and config.name is not None and folder.exists():
+        saved = ["--config", str(folder.config), "--runs-dir", config.runs_dir]
+        config = parse([*saved, "--name", config.name, *argv])
     if config.seeds > 1:
         run_seeds(config)
     else:
@@ -44,82 +38,32 @@ def main(argv: Sequence[str]) -> None:
 def run(config: Config) -> dict[str, Any]:
     """Trains, or resumes, as configured; returns the content of ``results.json``.
 
-    :class:`RunFolder` lists the files. ``Interrupted`` is raised after Ctrl-C or SIGTERM, with
-    everything written.
+    :class:`RunFolder` lists the files. Ctrl-C and SIGTERM raise ``Interrupted``.
     """
-    if config.name is not None and not config.resume and is_first_process():
-        RunFolder.of(config).check_free()
     data = load(config)
     chances = {part: chance(data.metric, part, data.labels(part)) for part in data.splits}
     config = resolve(config, data.name)
-    folder = RunFolder.of(config)
-    say(f"data: {data.source}")
-    say("settings: " + yaml.safe_dump(to_dict(config), default_flow_style=True, width=98).strip())
-    with explained(config):
+    folder, checkpoint = RunFolder.of(config), None
+    with explained(require(config.batch_size)):
+        if config.resume:
+            checkpoint = folder.resume(config, data.fingerprint)
+        elif is_first_process():
+            folder.create(config)
+        say(f"data: {data.source}")
+        say("settings: " + yaml.safe_dump(to_dict(config), default_flow_style=True, width=98))
         torch.manual_seed(config.seed)
         module = MoleculeTraining(config, data)
-        history = History(folder, data.metric, config.patience)
-        checkpoint = start_or_resume(config, data, history)
-        trainer = build_trainer(config, history, folder)
-        done = history.is_complete(config.epochs)
-        signal = None if done else fit(trainer, module, checkpoint)
+        history = History(folder, config, data.metric)
+        trainer = build_trainer(config, history)
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+        module.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+        trainer.test(module, verbose=False)
         results = collect(config, module, history, chances["test"])
         if is_first_process():
-            folder.write_results(results)  # at once: testing takes a while
-        if history.rows:
-            results["test"] = test_best(config, trainer, module, history)
-            results["status"] = "interrupted" if signal else "finished"
-            if is_first_process():
-                folder.write_results(results)
-                plot_run(folder)
+            folder.write_results(results)
+            plot_run(folder)
     say(run_table(results, folder))
-    if signal is not None:
-        raise Interrupted(signal)
     return results
-
-
-def start_or_resume(config: Config, data: MoleculeData, history: History) -> Path | None:
-    """Makes the run folder, or finds the checkpoint to continue from and fills the history."""
-    folder = history.folder
-    if not config.resume:
-        if is_first_process():
-            folder.create(config)
-        return None
-    folder.check_same(config)
-    newest = folder.newest_checkpoint()
-    if newest is None:
-        return None
-    path, checkpoint = newest
-    identity = checkpoint["pyg_ea"]
-    if identity["fingerprint"] != data.fingerprint:
-        raise UserError(
-            f"{path} was trained on {identity['data']} (fingerprint {identity['fingerprint']}), "
-            f"not on this {data.name} (fingerprint {data.fingerprint}): give the same data and "
-            "split, or start a new run with --name"
-        )
-    history.load_state_dict(checkpoint["callbacks"]["History"])
-    if is_first_process() and path == folder.last:
-        history.publish()
-    return path
-
-
-def test_best(
-    config: Config, trainer: Any, module: MoleculeTraining, history: History
-) -> float | None:
-    """Test score of the best epoch's weights."""
-    folder = history.folder
-    try:
-        checkpoint = read_checkpoint(folder.best)
-    except UserError as error:
-        raise UserError(
-            f"{error}, and with it the best epoch's weights: delete the files in "
-            f"{folder.checkpoints} to repeat the run from its first epoch with --resume"
-        ) from error
-    module.load_state_dict(checkpoint["state_dict"])
-    if trainer.world_size == 1:  # one that no signal has stopped
-        trainer = build_trainer(config, None, folder)
-    trainer.test(module, verbose=False)
-    return module.scores[f"test_{history.metric}"]
 
 
 def run_seeds(config: Config) -> None:

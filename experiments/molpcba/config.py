@@ -28,6 +28,7 @@ from experiments.molpcba.readouts import ITERATIVE, PARTS, parts_of
 T = TypeVar("T")
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets"
+RECORD = re.compile(r"^resume:", re.MULTILINE)
 ADJOINTS = re.compile(r"unrolled|checkpointed|implicit|truncated-[1-9]\d*")
 REQUIRED = ("width", "layers", "dropout", "epochs", "batch_size", "lr")
 
@@ -191,13 +192,7 @@ def resolve(config: Config, data_name: str) -> Config:
 
 def load_preset(name: str) -> dict[str, Any]:
     """Settings of ``configs/molpcba/presets/NAME.yaml``; none for ``"none"``."""
-    if name == "none":
-        return {}
-    path = PRESETS / f"{name}.yaml"
-    try:
-        return yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: run from a checkout of the repository") from error
+    return {} if name == "none" else yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
 
 
 def kind_of(settings: dict[str, Any]) -> str:
@@ -209,19 +204,16 @@ def kind_of(settings: dict[str, Any]) -> str:
     return f"{model}-{readout}" + (f"-local-{local}{steps}" if local != "sum" else "")
 
 
-def saved_settings(content: dict[str, Any], where: str) -> dict[str, Any]:
-    """Settings that a run of this or an older version recorded.
+def recorded(content: dict[str, Any], where: object) -> Config:
+    """The resolved settings that a run of this or an older version recorded.
 
-    A record names every setting its version had; one that is missing had no effect there, which is
-    what None, or the default, means without a preset.
+    A setting that is missing had no effect in that version, as None, or the default, has without a
+    preset.
     """
-    unknown = sorted(content.keys() - {item.name for item in fields(Config)})
-    if unknown:
-        raise UserError(
-            f"{where} has the setting {unknown[0]!r}, which this version does not have: use the "
-            "version that wrote it, or remove the setting"
-        )
-    return {**content, "preset": "none"}
+    try:
+        return resolve(Config(**{**content, "preset": "none"}), "")
+    except TypeError as error:
+        raise UserError(f"{where} is of another version, use that: {error}") from error
 
 
 # ---- command line
@@ -248,39 +240,26 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def parse(argv: Sequence[str], defaults: dict[str, Any] | None = None) -> Config:
+def parse(argv: Sequence[str]) -> Config:
     """The configuration that the words after ``python -m experiments.molpcba`` describe.
 
-    ``defaults`` replace those of :class:`Config`, for example by the settings of a run to resume.
     Leaves by ``SystemExit`` after ``--help`` and ``--print_config``.
     """
-    parser, defaults = build_parser(), dict(defaults or {})
+    parser = build_parser()
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", action="append", default=[])
     dashes = re.compile(r"^--(?!print_config)[^=]+")  # --eval_steps, the key in YAML, is taken too
     try:
-        given, rest = first.parse_known_args(list(argv))
-        words = [dashes.sub(lambda match: match[0].replace("_", "-"), word) for word in rest]
-        for path in reversed(given.config):  # before the flags, which win
-            content = _read_yaml(path)
-            if isinstance(content, dict) and {"name", "resume"} <= content.keys():  # that of a run
-                defaults |= saved_settings(content, path) | {"resume": False, "name": None}
-            else:
-                words = [f"--config={path}", *words]
-        parser.set_defaults(defaults)
+        files, rest = first.parse_known_args(list(argv))
+        words = [f"--config={path}" for path in files.config]  # before the flags, which win
+        words += [dashes.sub(lambda match: match[0].replace("_", "-"), word) for word in rest]
+        if any(RECORD.search(Path(path).read_text()) for path in files.config):
+            words.append("--preset=none")  # a run's own file, of any version, leaves nothing open
         # Through YAML: jsonargparse's checked numbers are classes of their own.
         values = yaml.safe_load(parser.dump(parser.parse_args(words)))
-    except (ArgumentError, argparse.ArgumentError, ValueError, TypeError) as error:
+    except (ArgumentError, argparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(_one_line(str(error))) from error
     return Config(**{item.name: values.get(item.name) for item in fields(Config)})
-
-
-def _read_yaml(path: str) -> Any:
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--config {path} cannot be read ({reason}): expected YAML") from error
 
 
 def _one_line(message: str) -> str:

@@ -19,10 +19,10 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from experiments import common
-from experiments.common import UserError
+from experiments.common import Interrupted, UserError
 from experiments.molpcba.config import Config
 from experiments.molpcba.evaluation import TITLES, is_higher_better
 from experiments.molpcba.folder import RunFolder
@@ -41,11 +41,10 @@ class History(L.Callback):
     (Lightning's ``CSVLogger`` deletes its file then.)
     """
 
-    def __init__(self, folder: RunFolder, metric: str, patience: int | None) -> None:
-        self.folder, self.metric, self.patience = folder, metric, patience
+    def __init__(self, folder: RunFolder, config: Config, metric: str) -> None:
+        self.folder, self.metric, self.patience = folder, metric, config.patience
         self.rows: list[Row] = []
         self.start = self.trained = 0.0
-        self.warned: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -60,20 +59,21 @@ class History(L.Callback):
         pick = max if is_higher_better(self.metric) else min
         return pick(self.rows, key=lambda row: row[f"valid_{self.metric}"])
 
-    def is_complete(self, epochs: int | None) -> bool:
-        """Whether training is over: enough epochs, or the last ``patience`` brought no better."""
-        if not self.rows:
-            return False
-        since = self.rows[-1]["epoch"] - self.best()["epoch"]
-        exhausted = self.patience is not None and since >= self.patience
-        return exhausted or self.rows[-1]["epoch"] + 1 >= (epochs or 0)
+    def publish(self, trainer: L.Trainer) -> None:
+        """Brings ``metrics.csv`` and ``best.ckpt`` up to ``last.ckpt``; stops without patience."""
+        best = self.best()
+        if self.patience is not None and self.rows[-1]["epoch"] - best["epoch"] >= self.patience:
+            trainer.should_stop = True
+        if trainer.is_global_zero:
+            common.write_text(self.folder.metrics, pd.DataFrame(self.rows).to_csv(index=False))
+            if self.rows[-1] is best:
+                with common.atomic(self.folder.best) as temporary:
+                    shutil.copyfile(self.folder.last, temporary)
 
-    def publish(self) -> None:
-        """Brings ``metrics.csv`` and ``best.ckpt`` up to ``last.ckpt``."""
-        common.write_text(self.folder.metrics, pd.DataFrame(self.rows).to_csv(index=False))
-        if self.rows[-1] is self.best():
-            with common.atomic(self.folder.best) as temporary:
-                shutil.copyfile(self.folder.last, temporary)
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Completes what a resumed run was killed in."""
+        if self.rows:
+            self.publish(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
@@ -92,16 +92,14 @@ class History(L.Callback):
         if pl_module.config.test_curve:
             row["train_seconds"] = round(self.trained - self.start, 3)
         self.rows = [*self.rows, row]
-        trainer.should_stop = trainer.should_stop or self.is_complete(pl_module.config.epochs)
         trainer.save_checkpoint(self.folder.last)
-        if trainer.is_global_zero:
-            self.publish()
-            if trainer.logger is not None:
-                trainer.logger.log_metrics(row, step=trainer.current_epoch)
-            self._say(row)
+        self.publish(trainer)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(row, step=trainer.current_epoch)
+        self._say(row)
 
     def _say(self, row: Row) -> None:
-        """One epoch on the terminal, and once for each layer that its inner loop diverges."""
+        """One epoch on the terminal, and the first time that a layer's inner loop diverges."""
         mark = " *" if row is self.best() else "  "
         say(
             f"epoch {row['epoch']:4.0f}   train loss {row['train_loss']:.4f}   valid loss "
@@ -109,13 +107,12 @@ class History(L.Callback):
             f"{row[f'valid_{self.metric}']:.4f}{mark}  {row['seconds']:6.1f} s"
         )
         for key, share in row.items():
-            layer = key.removesuffix("_diverged")
-            if layer != key and share > 0 and layer not in self.warned:
-                self.warned.add(layer)
+            before = any(row.get(key) for row in self.rows[:-1])
+            if key.endswith("_diverged") and share > 0 and not before:
                 say(
-                    f"  note: the inner loop of {layer} diverged for {100 * share:.2g} % of its "
-                    f"sets (step size {row[f'{layer}_step_size']:.3g}); the column {key} of "
-                    "metrics.csv records it. If it persists, lower --inner-lr or set --inner-clip."
+                    f"  note: the inner loop of {key.removesuffix('_diverged')} diverged for "
+                    f"{100 * share:.2g} % of its sets (column {key} of metrics.csv). If it "
+                    "persists, lower --inner-lr or set --inner-clip."
                 )
 
 
@@ -129,21 +126,19 @@ class AtomicIO(TorchCheckpointIO):
         common.save(Path(path), checkpoint)
 
 
-def build_trainer(config: Config, history: History | None, folder: RunFolder) -> L.Trainer:
-    """Lightning's trainer for a resolved configuration; without a history, one that only tests."""
+def build_trainer(config: Config, history: History) -> L.Trainer:
+    """Lightning's trainer for a resolved configuration."""
     averages = [EMAWeightAveraging(decay=config.ema)] if config.ema is not None else []
-    logger = TensorBoardLogger(str(folder.path), name="", version="tensorboard")
-    several = config.devices * config.nodes > 1
     return L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy="ddp" if several else "auto",
+        strategy="ddp" if config.devices * config.nodes > 1 else "auto",
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         max_epochs=config.epochs,
-        callbacks=[] if history is None else [*averages, history],
+        callbacks=[*averages, history],
         plugins=[AtomicIO()],
-        logger=False if history is None else logger,
+        logger=TensorBoardLogger(str(history.folder.path), name="", version="tensorboard"),
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
@@ -152,19 +147,6 @@ def build_trainer(config: Config, history: History | None, folder: RunFolder) ->
         inference_mode=False,  # PyG's EA differentiates in evaluation, too
         use_distributed_sampler=False,
     )
-
-
-def fit(trainer: L.Trainer, module: MoleculeTraining, checkpoint: Path | None) -> str | None:
-    """Trains to the end; returns the name of the signal that stopped it before, or None."""
-    try:
-        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
-    except SIGTERMException:
-        return "SIGTERM"
-    except SystemExit as error:  # Lightning's answer to Ctrl-C
-        if isinstance(error.__context__, KeyboardInterrupt):
-            return "SIGINT"
-        raise
-    return None
 
 
 def is_first_process() -> bool:
@@ -179,10 +161,11 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def explained(config: Config) -> Iterator[None]:
+def explained(batch_size: int) -> Iterator[None]:
     """Turns failures that the user can act on into a ``UserError`` that names a way out.
 
-    Remarks of libraries that do not concern the user of a run are left out.
+    Signals become ``Interrupted``. Remarks of libraries that do not concern the user of a run are
+    left out.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -191,26 +174,31 @@ def explained(config: Config) -> Iterator[None]:
             warnings.simplefilter("ignore", DivergenceWarning)  # the history reports it
             warnings.filterwarnings("ignore", ".*treespec, LeafSpec.* is deprecated")
             yield
-    except (MemoryError, RuntimeError, ValueError, OSError) as error:
-        text = str(error)
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-            "allocate memory" in text.lower()
-        ):
-            raise UserError(
-                f"out of memory with --batch-size {config.batch_size}: lower it, or use --adjoint "
-                "checkpointed, fewer --steps or a smaller --width; --resume continues from the "
-                "last epoch"
-            ) from error
-        if "NaN or infinite" in text:
-            raise UserError(f"the network's activations are not finite: {NOT_FINITE}") from error
-        if "loading state_dict" in text:
-            raise UserError(
+    except SIGTERMException as error:
+        raise Interrupted("SIGTERM") from error
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise Interrupted("SIGINT") from error
+        raise
+    except (MemoryError, RuntimeError, ValueError, OSError, MisconfigurationException) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+            text = (
+                f"out of memory with --batch-size {batch_size}: lower it, or train with --adjoint "
+                "checkpointed, fewer --steps or a smaller --width"
+            )
+        elif "NaN or infinite" in text:
+            text = f"the network's activations are not finite: {NOT_FINITE}"
+        elif "loading state_dict" in text:
+            text = (
                 "the checkpoint is of another version, whose network differs: use that version, or "
                 "start a new run with --name"
-            ) from error
-        if isinstance(error, OSError):
-            raise UserError(
-                f"writing failed ({error}): free the disk or the folder, then continue with "
-                "--resume"
-            ) from error
-        raise
+            )
+        elif isinstance(error, OSError):
+            text = (
+                f"writing failed ({text}): free the disk or choose another folder (--runs-dir, "
+                "--out); --resume continues a run"
+            )
+        elif not isinstance(error, MisconfigurationException):
+            raise
+        raise UserError(text) from error

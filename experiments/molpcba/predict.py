@@ -15,10 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.common import UserError, command, write_text
-from experiments.molpcba.config import Config, saved_settings
+from experiments.molpcba.config import recorded
 from experiments.molpcba.data import GraphLoader, PackedGraphs
 from experiments.molpcba.data.molecules import pack, read_molecules
 from experiments.molpcba.data.table import SMILES, find_smiles_column, reading, separator_of
+from experiments.molpcba.fitting import explained
 from experiments.molpcba.folder import read_checkpoint
 from experiments.molpcba.model import MoleculeNetwork
 
@@ -27,16 +28,10 @@ def load_network(path: Path) -> tuple[MoleculeNetwork, list[str]]:
     """The network of a checkpoint, in eval mode, and the names of its tasks."""
     checkpoint = read_checkpoint(path)
     identity = checkpoint["pyg_ea"]
-    config = Config(**saved_settings(identity["config"], str(path)))
-    tasks = identity["task_names"]
+    config, tasks = recorded(identity["config"], path), identity["task_names"]
     network = MoleculeNetwork(config, len(tasks), real=identity.get("metric") == "rmse")
-    state = {k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items()}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(
-            f"{path} is of another version, whose network differs: use that version, or train again"
-        ) from error
+    state = checkpoint["state_dict"]
+    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
     return network.eval(), tasks
 
 
@@ -101,10 +96,7 @@ def predict_file(given: argparse.Namespace) -> str:
     predictions = pd.DataFrame(values.numpy(), index=list(molecules), columns=tasks)
     table = pd.concat([table, predictions.reindex(table.index)], axis=1)
     table["reason"] = [rejected.get(row, "") for row in table.index]
-    try:
-        write_text(given.out, table.to_csv(index=False))
-    except OSError as error:
-        raise UserError(f"cannot write {given.out} ({error}): choose another --out") from error
+    write_text(given.out, table.to_csv(index=False))
     return f"{len(molecules)} molecules of {len(table)} lines: predictions in {given.out}"
 
 
@@ -122,7 +114,8 @@ def main(argv: Sequence[str]) -> None:
     given = parser.parse_args(argv)
     if given.batch_size < 1:
         raise UserError(f"--batch-size must be 1 or more, got {given.batch_size}")
-    print(predict_file(given))
+    with explained(given.batch_size):
+        print(predict_file(given))
 
 
 if __name__ == "__main__":

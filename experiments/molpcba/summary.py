@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,25 +29,24 @@ from experiments.molpcba.training import MoleculeTraining
 Results = dict[str, Any]
 """The content of a run's ``results.json``."""
 
-NO_SETTING = {
+NO_SETTING = [
     "name", "runs_dir", "root", "csv", "resume", "seed", "seeds", "split_seed", "compile",
     "test_curve", "preset",
-}  # fmt: skip
+]  # fmt: skip
 """Runs that differ in these alone are pooled."""
 
 
 def collect(config: Config, module: MoleculeTraining, history: History, chance: float) -> Results:
-    """The content of ``results.json`` of a run whose test score is not known yet."""
-    data, rows = module.data, history.rows
-    best = history.best() if rows else None
+    """The content of ``results.json`` of a run that was trained and tested."""
+    data, rows, best = module.data, history.rows, history.best()
     return {
         "name": config.name,
-        "status": "interrupted",
+        "status": "finished",
         "metric": data.metric,
-        "valid": None if best is None else best[f"valid_{data.metric}"],
-        "test": None,
+        "valid": best[f"valid_{data.metric}"],
+        "test": module.scores[f"test_{data.metric}"],
         "chance": chance,
-        "best_epoch": None if best is None else int(best["epoch"]),
+        "best_epoch": int(best["epoch"]),
         "epochs": len(rows),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
@@ -65,30 +63,22 @@ def run_table(results: Results, folder: RunFolder) -> str:
     data = results["data"]
     sizes = " / ".join(f"{data['molecules'][part]:,}" for part in ("train", "valid", "test"))
     minutes, seconds = divmod(round(results["seconds"]), 60)
-    score = "stopped before the end of the first epoch; --resume starts again"
-    if results["valid"] is not None:
-        score = (
-            f"valid {results['valid']:.4f}   test {results['test']:.4f}   (best-valid epoch "
-            f"{results['best_epoch']}; chance {results['chance']:.4f})"
-        )
-    rows = {
-        "run": f"{folder.path} ({results['status']})",
-        "data": f"{data['name']}, split {data['split']}: {sizes}",
-        "model": f"{kind_of(results['config'])}, {results['parameters']:,} parameters",
-        "time": f"{minutes} min {seconds} s for {results['epochs']} epochs",
-        TITLES[results["metric"]]: score,
-    }
-    return "\n" + "\n".join(f"{name:8s} {text}" for name, text in rows.items())
+    return f"""
+run      {folder.path}
+data     {data["name"]}, split {data["split"]}: {sizes}
+model    {kind_of(results["config"])}, {results["parameters"]:,} parameters
+time     {minutes} min {seconds} s for {results["epochs"]} epochs
+{TITLES[results["metric"]]:8s} valid {results["valid"]:.4f}   test {results["test"]:.4f}   \
+(best-valid epoch {results["best_epoch"]}; chance {results["chance"]:.4f})"""
 
 
 def spread(outcomes: Sequence[Results]) -> str:
     """Scores of runs on one task, in OGB's form: mean ± unbiased standard deviation."""
     title = TITLES[outcomes[0]["metric"]]
-    test, valid = ([run[part] for run in outcomes] for part in ("test", "valid"))
-    return (
-        f"{len(outcomes)} seeds: test {title} {mean_and_deviation(test)}, "
-        f"valid {title} {mean_and_deviation(valid)}"
+    test, valid = (
+        mean_and_deviation([run[part] for run in outcomes]) for part in ("test", "valid")
     )
+    return f"{len(outcomes)} seeds: test {title} {test}, valid {title} {valid}"
 
 
 # ---- several runs
@@ -101,60 +91,48 @@ def summarise(paths: Sequence[Path], out: Path) -> str:
         raise UserError("no finished run among the folders given; expected runs/NAME folders")
     runs = pd.DataFrame([folder.read_results() for folder in folders])
     first, data = runs.iloc[0], pd.DataFrame(runs["data"].tolist())
-    other = data["fingerprint"] != data["fingerprint"][0]
-    if other.any():
+    if data["fingerprint"].nunique() > 1:
         shown = ", ".join(runs["name"] + " of " + data["name"] + ", split " + data["split"])
         raise UserError(f"runs of different data cannot be compared: {shown}")
-    runs["curve"] = [
-        pd.read_csv(folder.metrics, index_col="epoch")[f"valid_{first.metric}"]
-        for folder in folders
-    ]
-    settings = [{k: v for k, v in c.items() if k not in NO_SETTING} for c in runs["config"]]
-    runs["kind"] = [json.dumps(own, sort_keys=True) for own in settings]
-    rows = pd.DataFrame([_row(own) for _, own in runs.groupby("kind", sort=False)])
-    rows["run"] = _names(rows["kind"])
-    rows = rows.sort_values(
-        "test_mean", ascending=not is_higher_better(first["metric"]), ignore_index=True
+    runs["run"] = _names(runs["config"])
+    groups = runs.groupby("run", sort=False)
+    rows = groups.agg(
+        seeds=("test", "size"),
+        test=("test", lambda scores: mean_and_deviation(list(scores))),
+        valid=("valid", lambda scores: mean_and_deviation(list(scores))),
+        test_mean=("test", "mean"),
+        valid_mean=("valid", "mean"),
+        epochs=("epochs", "mean"),
+        minutes=("seconds", lambda seconds: round(seconds.mean() / 60, 1)),
+        parameters=("parameters", "first"),
     )
+    rows = rows.sort_values("test_mean", ascending=not is_higher_better(first["metric"]))
     text = markdown(rows, first)
-    curves = pd.DataFrame({row.run: row.curve for row in rows.itertuples()})
+    valid = f"valid_{first['metric']}"
+    curves = [pd.read_csv(folder.metrics, index_col="epoch")[valid] for folder in folders]
+    means = {
+        run: pd.concat([curves[i] for i in groups.groups[run]], axis=1).mean(axis=1)
+        for run in rows.index
+    }
     write_text(out / "summary.md", text)
-    write_text(out / "summary.csv", rows.drop(columns=["kind", "curve"]).to_csv(index=False))
+    write_text(out / "summary.csv", rows.to_csv())
     title = f"valid {TITLES[first['metric']]}, mean over seeds"
-    draw(out / "summary.png", "runs", first["data"], {title: curves})
+    draw(out / "summary.png", "runs", first["data"], {title: pd.DataFrame(means)})
     return text
 
 
-def _row(runs: pd.DataFrame) -> dict[str, Any]:
-    """A row of the table, of runs that differ in the seed alone."""
-    return {
-        "run": "",
-        "kind": runs["kind"].iloc[0],
-        "seeds": len(runs),
-        "test": mean_and_deviation(list(runs["test"])),
-        "valid": mean_and_deviation(list(runs["valid"])),
-        "test_mean": runs["test"].mean(),
-        "valid_mean": runs["valid"].mean(),
-        "epochs": runs["epochs"].mean(),
-        "minutes": round(runs["seconds"].mean() / 60, 1),
-        "parameters": runs["parameters"].iloc[0],
-        "curve": pd.concat(list(runs["curve"]), axis=1).mean(axis=1),
-    }
-
-
-def _names(kinds: pd.Series) -> list[str]:
-    """A name for each kind of run; where several have the same, with the settings in which they
-    differ: ``gin-ea5 (gradient_clip 0.1)``.
+def _names(configs: pd.Series) -> pd.Series:
+    """The kind of each run; where others of the kind differ, with the settings in which they do:
+    ``gin-ea5 (gradient_clip 0.1)``.
     """
-    settings = pd.DataFrame(kinds.map(json.loads).tolist(), dtype=object)
-    settings = settings.where(settings.notna(), "not set").astype(str)
-    short = [kind_of(json.loads(kind)) for kind in kinds]
-    names = []
-    for row, name in enumerate(short):
-        alike = settings[[other == name for other in short]]
-        differing = alike.columns[alike.nunique() > 1]
-        text = ", ".join(f"{key} {settings[key][row]}" for key in differing)
-        names.append(f"{name} ({text})" if text else name)
+    settings = pd.DataFrame(configs.tolist(), dtype=object)
+    settings = settings.drop(columns=NO_SETTING, errors="ignore").fillna("not set").astype(str)
+    names = configs.map(kind_of)
+    for kind, alike in settings.groupby(names):
+        differing = alike.loc[:, alike.nunique() > 1]
+        for row, own in differing.iterrows():
+            text = ", ".join(f"{key} {value}" for key, value in own.items())
+            names[row] = f"{kind} ({text})" if text else kind
     return names
 
 
@@ -169,7 +147,7 @@ def markdown(rows: pd.DataFrame, result: pd.Series) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row.run} | {row.seeds} | {row.test} | {row.valid} | {row.epochs:.0f} "
+        f"| {row.Index} | {row.seeds} | {row.test} | {row.valid} | {row.epochs:.0f} "
         f"| {row.minutes:.1f} | {row.parameters:,} |"
         for row in rows.itertuples()
     ]

@@ -34,7 +34,7 @@ BEGINNINGS: dict[CodeType, str] = {
     fitting.History.on_train_epoch_end.__code__: "checkpointing",
     common.save.__code__: "checkpointing",
     program.collect.__code__: "results",
-    program.test_best.__code__: "results",
+    MoleculeTraining.test_step.__code__: "results",
     folder.RunFolder.write_results.__code__: "results",
 }
 """The functions that a phase lasts through, those within them excepted."""

@@ -129,7 +129,7 @@ def test_a_configuration_of_an_older_run_means_what_it_meant(tmp_path):
     config = resolve(parse(["--config", str(path)]), "embedded-nci")
     assert (config.ea_width, config.ea_lr, config.width) == (16, None, 16)
     path.write_text(yaml.safe_dump(old | {"shoe_size": 43}))
-    with pytest.raises(UserError, match="setting 'shoe_size', which this version does not have"):
+    with pytest.raises(UserError, match="Option 'shoe_size' is not accepted"):
         parse(["--config", str(path)])
 
 
