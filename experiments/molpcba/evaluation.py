@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
@@ -52,22 +52,20 @@ class EpochMeans:
     """Means over an epoch and over all processes, by name; a device is not waited for before."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.steps: list[Tensor] = []
+        self.steps: defaultdict[str, list[Tensor]] = defaultdict(list)
 
     def add(self, terms: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Adds sums and their counts, of the same names in each step."""
-        self.names = list(terms)
-        values = [value.detach().float() for pair in terms.values() for value in pair]
-        self.steps.append(torch.stack(values))
+        """Adds the sums of a step, and how many values each is a sum of."""
+        for name, pair in terms.items():
+            self.steps[name].append(torch.stack([value.detach().float() for value in pair]))
 
     def compute(self) -> dict[str, float]:
         """The means; starts again."""
-        own = torch.stack(self.steps).cpu().double().sum(dim=0)
-        sums = torch.stack(gather(own)).sum(dim=0)
-        self.steps = []
-        means = sums[::2] / sums[1::2].clamp(min=1)
-        return dict(zip(self.names, means.tolist(), strict=True))
+        own = [torch.stack(steps).cpu().double().sum(dim=0) for steps in self.steps.values()]
+        sums, counts = torch.stack(gather(torch.stack(own))).sum(dim=0).T
+        means = dict(zip(self.steps, (sums / counts.clamp(min=1)).tolist(), strict=True))
+        self.steps.clear()
+        return means
 
 
 def ea_layers(network: nn.Module) -> dict[str, EAAggregation]:
@@ -75,15 +73,9 @@ def ea_layers(network: nn.Module) -> dict[str, EAAggregation]:
     layers = {}
     for path, module in network.named_modules():
         if isinstance(module, EAAggregation):
-            part, _, rest = path.partition(".")
-            layers[f"conv{rest.split('.')[0]}" if part == "convs" else part] = module
+            part, number, *_ = path.split(".")
+            layers[f"conv{number}" if part == "convs" else part] = module
     return layers
-
-
-def solution_of(layer: EAAggregation) -> Any:
-    """The solution of the layer's last forward pass."""
-    assert layer.solution is not None
-    return layer.solution
 
 
 @torch.no_grad()
@@ -95,11 +87,11 @@ def inner_loops(layers: dict[str, EAAggregation]) -> dict[str, tuple[Tensor, Ten
     """
     terms: dict[str, tuple[Tensor, Tensor]] = {}
     for name, layer in layers.items():
-        solution = solution_of(layer)
-        occupied = solution.occupied.float()
+        solution = layer.solution
+        assert solution is not None
         measures = {"gradient": solution.gradient_mean_square, "steps": solution.steps}
         measures |= {"converged": solution.converged, "diverged": solution.diverged}
-        sums = torch.stack([value.float() for value in measures.values()]) @ occupied
-        count = occupied.sum()
-        terms |= {f"{name}_{key}": (s, count) for key, s in zip(measures, sums, strict=True)}
+        occupied = solution.occupied.float()
+        for key, value in measures.items():
+            terms[f"{name}_{key}"] = value.float() @ occupied, occupied.sum()
     return terms

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
 
 T = TypeVar("T")
 
@@ -42,16 +43,17 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[N, D] -> [N, D]``."""
+        if self.training and world_size() == len(input) == 1:
+            mean, variance = self.running_mean, self.running_var
+            return F.batch_norm(input, mean, variance, self.weight, self.bias, eps=self.eps)
         if not self.training or world_size() == 1:
-            return self._by_running(input) if input.shape[0] == 1 else super().forward(input)
+            return super().forward(input)
         wide = input.to(torch.promote_types(input.dtype, torch.float32))
         total = all_reduce(torch.cat([wide.sum(0), wide.new_tensor([len(wide)])]))
-        rows = total[-1].detach()
+        rows = total[-1].detach()  # two or more: every process has a graph
         mean = total[:-1] / rows
         centred = wide - mean
         variance = all_reduce(centred.square().sum(0)) / rows
-        if rows <= 1:
-            return self._by_running(input)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
@@ -59,8 +61,3 @@ class BatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr, arg-type]
         normal = centred * torch.rsqrt(variance + self.eps)
         return (normal * self.weight + self.bias).to(input.dtype)
-
-    def _by_running(self, x: Tensor) -> Tensor:
-        return nn.functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-        )

@@ -13,10 +13,10 @@ from torch_geometric.data import Batch
 from experiments.common import UserError
 from experiments.molpcba.config import Config, require, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData
-from experiments.molpcba.evaluation import EpochMeans, ea_layers, inner_loops, score, solution_of
+from experiments.molpcba.evaluation import EpochMeans, ea_layers, inner_loops, score
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.molpcba.parallel import gather, sum_over_processes, world_size
-from pyg_ea import EAAggregation, L2Prior, auxiliary_loss, parameter_groups
+from pyg_ea import L2Prior, auxiliary_loss, parameter_groups
 
 NOT_FINITE = (
     "lower --lr or --inner-lr, or set --gradient-clip 1 or --inner-clip 10; checkpoints of the "
@@ -49,7 +49,6 @@ class MoleculeTraining(L.LightningModule):
             for layer in self.layers.values():
                 layer.compile()
         self.means = EpochMeans()
-        self.gradient_norms: list[Tensor] = []
         self.outputs: dict[str, list[Tensor]] = {}
         self.scores: dict[str, float] = {}
 
@@ -62,24 +61,21 @@ class MoleculeTraining(L.LightningModule):
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """The loss of one batch: sums here, over counts in the batch of all processes."""
         errors = self.network.errors(self(batch), batch.y)
-        terms = {"train_loss": (errors.sum(), batch.y.isfinite().sum())}
-        weights = [1.0]
-        if "readout" in self.layers:
-            terms["readout_aux"] = self._auxiliary(self.network.readout, self.layers["readout"])
-            weights.append(self.config.aux_weight or 0.0)
-        if "conv0" in self.layers:
-            terms["local_aux"] = self._auxiliary(self.network.convs, self.layers["conv0"])
-            weights.append(self.config.local_aux_weight)
-        self.means.add(terms | inner_loops(self.layers))
+        terms, weights = {"train_loss": (errors.sum(), batch.y.isfinite().sum())}, [1.0]
+        loops, config = inner_loops(self.layers), self.config
+        for name, part, layer, weight in (
+            ("readout_aux", self.network.readout, "readout", config.aux_weight),
+            ("local_aux", self.network.convs, "conv0", config.local_aux_weight),
+        ):
+            if layer in self.layers:
+                segments = loops[f"{layer}_gradient"][1]
+                terms[name] = auxiliary_loss(part, config.aux_reading) * segments, segments
+                weights.append(weight or 0.0)
+        self.means.add(terms | loops)
         sums = torch.stack([total for total, _ in terms.values()])
         counts = torch.stack([count.to(sums.dtype) for _, count in terms.values()])
         means = sums / sum_over_processes(counts).clamp(min=1)
         return world_size() * sum(w * mean for w, mean in zip(weights, means, strict=True))
-
-    def _auxiliary(self, part: nn.Module, layer: EAAggregation) -> tuple[Tensor, Tensor]:
-        """EA's auxiliary loss of a part of the network, summed over segments, and their number."""
-        segments = solution_of(layer).occupied.sum()
-        return auxiliary_loss(part, self.config.aux_reading) * segments, segments
 
     def on_train_epoch_start(self) -> None:
         """Starts each epoch from its own seed, so that a resumed run repeats it bit for bit."""
@@ -95,12 +91,12 @@ class MoleculeTraining(L.LightningModule):
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         if limit is not None:
             nn.utils.clip_grads_with_norm_(self.parameters(), limit, norm)
-        self.gradient_norms.append(norm)
+        self.means.add({"gradient_norm": (norm, norm.new_ones(()))})
         if norm.device.type == "cpu":  # a GPU is asked once an epoch
-            self._check_finite(norm)
+            self._check_finite(float(norm))
 
-    def _check_finite(self, norms: Tensor) -> None:
-        if not norms.isfinite().all():
+    def _check_finite(self, norm: float) -> None:
+        if not math.isfinite(norm):
             raise UserError(
                 f"the loss or its gradient is not finite in epoch {self.current_epoch}: "
                 f"{NOT_FINITE}"
@@ -139,7 +135,6 @@ class MoleculeTraining(L.LightningModule):
             seed=self.config.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
-            pin=self.device.type == "cuda" and not self.graphs.x.is_cuda,
         )
 
     def train_dataloader(self) -> GraphLoader:
@@ -147,71 +142,51 @@ class MoleculeTraining(L.LightningModule):
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> list[GraphLoader]:
-        """Every molecule of each part that is scored after an epoch once."""
+        """Every molecule of the parts that are scored, once."""
         return [self._loader(part) for part in self.scored_parts]
-
-    def test_dataloader(self) -> GraphLoader:
-        """Every molecule of the test part once."""
-        return self._loader("test")
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, number: int) -> Batch:
-        """Without waiting; a batch is there already unless it is in pinned memory."""
-        return batch.to(device, non_blocking=True)
 
     # ---- evaluation
 
     @property
     def scored_parts(self) -> tuple[str, ...]:
-        """The parts of the data that are scored after every epoch."""
+        """The parts of the data that are scored now."""
+        if self.trainer.testing:
+            return ("test",)
         return ("valid", "test") if self.config.test_curve else ("valid",)
 
     def on_validation_epoch_start(self) -> None:
         """Drops the outputs of an evaluation that was interrupted."""
-        self.outputs = {}
-
-    on_test_epoch_start = on_validation_epoch_start
+        self.outputs = {part: [] for part in self.scored_parts}
 
     def validation_step(self, batch: Batch, step: int, dataloader_idx: int = 0) -> None:
         """Keeps the outputs for the score of the whole part."""
-        part = self.scored_parts[dataloader_idx]
-        self.outputs.setdefault(part, []).append(self(batch).float())
+        self.outputs[self.scored_parts[dataloader_idx]].append(self(batch).float())
 
     def on_validation_epoch_end(self) -> None:
-        """Scores the valid part, and the test part where its curve is recorded."""
-        self.scores = {}
-        for part in self.scored_parts:
-            self.scores |= self._score(part)
+        """Loss and score of each part."""
+        self.scores, metric = {}, self.data.metric
+        for part, own in self.outputs.items():
+            none = torch.zeros(0, self.data.num_tasks)
+            outputs = torch.cat(gather(torch.cat([none, *(batch.cpu() for batch in own)])))
+            labels = self.data.labels(part)
+            if not outputs.isfinite().all():
+                raise UserError(f"outputs on the {part} part are not finite: {NOT_FINITE}")
+            errors = self.network.errors(outputs, labels).sum()
+            self.scores[f"{part}_loss"] = float(errors / labels.isfinite().sum().clamp(min=1))
+            self.scores[f"{part}_{metric}"] = score(metric, labels, outputs)
 
-    def test_step(self, batch: Batch, step: int) -> None:
-        """As in validation."""
-        self.outputs.setdefault("test", []).append(self(batch).float())
-
-    def on_test_epoch_end(self) -> None:
-        """Scores the test part."""
-        self.scores = self._score("test")
-
-    def _score(self, part: str) -> dict[str, float]:
-        """Loss and score of a part."""
-        none = torch.zeros(0, self.data.num_tasks)
-        outputs = self.outputs.pop(part, [])
-        values = torch.cat(gather(torch.cat(outputs).cpu() if outputs else none))
-        labels = self.data.labels(part)
-        if not values.isfinite().all():
-            raise UserError(f"outputs on the {part} part are not finite: {NOT_FINITE}")
-        loss = self.network.errors(values, labels).sum() / labels.isfinite().sum().clamp(min=1)
-        metric = self.data.metric
-        return {f"{part}_loss": float(loss), f"{part}_{metric}": score(metric, labels, values)}
+    test_dataloader, test_step = val_dataloader, validation_step
+    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
     # ---- records
 
     @torch.no_grad()
     def epoch_row(self) -> dict[str, float]:
         """What is recorded of the epoch that just ended; starts measuring again."""
-        norms = torch.stack(self.gradient_norms)
-        self.gradient_norms = []
-        self._check_finite(norms)
+        means = self.means.compute()
+        self._check_finite(means["gradient_norm"])
         row = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
-        row |= self.means.compute() | {"gradient_norm": float(norms.mean())} | self.scores
+        row |= means | self.scores
         for name, layer in self.layers.items():
             row[f"{name}_gradient"] = row[f"{name}_gradient"] ** 0.5
             row[f"{name}_step_size"] = float(layer.solver.lr)

@@ -30,11 +30,10 @@ BEGINNINGS: dict[CodeType, str] = {
     program.load.__code__: "preparation",
     L.Trainer.fit.__code__: "training",
     MoleculeTraining.validation_step.__code__: "evaluation",
-    MoleculeTraining._score.__code__: "evaluation",
+    MoleculeTraining.on_validation_epoch_end.__code__: "evaluation",
     fitting.History.on_train_epoch_end.__code__: "checkpointing",
     common.save.__code__: "checkpointing",
     program.collect.__code__: "results",
-    MoleculeTraining.test_step.__code__: "results",
     folder.RunFolder.write_results.__code__: "results",
 }
 """The functions that a phase lasts through, those within them excepted."""
