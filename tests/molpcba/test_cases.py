@@ -99,12 +99,8 @@ def test_identifiers_and_text_are_not_tasks(train, molecules):
     results, notes = train(text + "\n")
     assert results["data"]["tasks"] == 1
     assert "1 tasks (classification): 'active'" in notes
-    for excluded in (
-        "number 1, which has no name,",
-        "'id' is not",
-        "'remark' is not a task: it has",
-    ):
-        assert excluded in notes
+    assert "those of a split, a fold or an identifier: '', 'id'; --tasks" in notes
+    assert "not tasks, as they have text: 'remark'" in notes
 
 
 def test_a_split_column_is_pointed_out_and_tasks_are_chosen_by_flags(train, molecules):
@@ -113,7 +109,7 @@ def test_a_split_column_is_pointed_out_and_tasks_are_chosen_by_flags(train, mole
     text = "\n".join([lines[0] + ",is_test,other", *extra]) + "\n"
     results, notes = train(text)
     assert (results["data"]["tasks"], results["metric"]) == (2, "ap")
-    assert "column 'is_test' is not a task: its name is that of a split" in notes
+    assert "names are those of a split, a fold or an identifier: 'is_test'; --tasks" in notes
     assert "'active', 'other'" in notes
     results, _ = train(text, "--ignore", "other", "--name", "run")[0:2]
     assert "already has" in results
@@ -151,7 +147,7 @@ def test_unreadable_smiles_are_listed(train, molecules):
         ("smiles,a\nCC,1\nCC,1,2\n", "line 3 has 3 fields, the header 2"),
         ("smiles,a,b\nCC,1,0\n\nCC,1\n", "line 4 has 2 fields, the header 3"),
         ("smiles,a\nCC,1\nCC,one\n", "line 3, column 'a': 'one' is not a label"),
-        ("smiles,a\nCC,1\nCC,2\n", "line 3, column 'a': 2; a label is 0, 1 or nothing"),
+        ("smiles,a\nCC,1\nCC,2\n", "line 3, column 'a': '2' is not a label; expected 0, 1"),
         ("smiles,a\nXX,1\n", "no SMILES that can be read; line 2: 'XX'"),
         ("smiles,a\nC,1\n", "no molecule with a bond"),
         ("smiles,a\nCC,1\nCCC,0\n", "leaves"),

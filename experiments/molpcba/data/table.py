@@ -88,7 +88,7 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
             low_memory=False,
         )
     frame.index += 2  # the number of a row's line
-    frame = frame[frame.notna().any(axis=1)]  # a blank line
+    frame = frame.dropna(how="all")  # blank lines
     names = _candidates(path, header, column, config, notes)
     labels, tasks, regression = _labels(path, frame[names], config, notes)
     smiles, lines = frame[column].fillna("").str.strip().tolist(), frame.index.to_numpy()
@@ -100,16 +100,17 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
         notes.append(f"{len(rejected):,} rows left out, their SMILES cannot be read:")
         notes += reasons
     molecules, rows = list(found.values()), np.array(list(found))
-    graphs, grouped = pack(molecules, labels[rows]), groups(molecules)
+    labels, lines = labels[rows], lines[rows]
+    graphs, grouped = pack(molecules, labels), groups(molecules)
     if not len(graphs.edge_attr):
         raise UserError(f"{path} has no molecule with a bond: there is nothing to learn")
     canonical = grouped["canonical"].numpy()
-    contradicting = _contradictions(canonical, labels[rows])
+    contradicting = _contradictions(canonical, labels)
     if len(contradicting):
-        where = lines[rows[np.flatnonzero(canonical == contradicting[0])]]
+        where = " and ".join(map(str, lines[canonical == contradicting[0]][:2]))
         notes.append(
             f"{len(contradicting)} molecules occur more than once with contradicting labels (lines "
-            f"{' and '.join(map(str, where[:2]))}, for example); all rows are kept"
+            f"{where}, for example); all rows are kept"
         )
     kind = "regression" if regression else "classification"
     notes.append(f"{len(tasks)} tasks ({kind}): {_some(tasks)}")
@@ -154,76 +155,62 @@ def _candidates(
             raise UserError(f"{path} has no column {name!r}; it has {_some(header)}")
     if given:
         return given
-    names = []
-    for number, name in enumerate(header, 1):
-        if name == smiles or name in ignored:
-            continue
-        if name and not _SPLIT.match(name) and not _ID.match(name):
-            names.append(name)
-        elif name not in ("mol_id", "activity"):  # those of MoleculeNet are no surprise
-            shown = repr(name) if name else f"number {number}, which has no name,"
-            kind = "a split or fold" if _SPLIT.match(name) else "an identifier"
-            notes.append(
-                f"column {shown} is not a task: its name is that of {kind}; --tasks chooses the "
-                "tasks"
-            )
-    if not names:
+    names = [name for name in header if name not in (smiles, *ignored)]
+    no_tasks = [name for name in names if not name or _SPLIT.match(name) or _ID.match(name)]
+    if no_tasks:
+        notes.append(
+            f"not tasks, as their names are those of a split, a fold or an identifier: "
+            f"{_some(no_tasks)}; --tasks chooses the tasks"
+        )
+    if len(no_tasks) == len(names):
         raise UserError(f"{path} has no label column beside {_some(header)}; see --tasks")
-    return names
+    return [name for name in names if name not in no_tasks]
 
 
 def _labels(
     path: Path, frame: pd.DataFrame, config: Config, notes: list[str]
 ) -> tuple[np.ndarray, list[str], bool]:
     """Labels `[rows, tasks]`, names of the tasks, and whether labels are real values."""
-    columns: dict[str, np.ndarray] = {}
-    for name in frame:
-        values, wrong = _numbers(frame[name])
-        if wrong is not None and config.tasks is None and np.isnan(values).all():
-            notes.append(f"column {name!r} is not a task: it has text; see --tasks")
-        elif wrong is not None:
-            raise UserError(
-                f"{path}, line {frame.index[wrong]}, column {name!r}: "
-                f"{str(frame[name].iloc[wrong])[:40]!r} is not a label; expected 0, 1, True, "
-                "False, a number or nothing (--tasks chooses columns, --ignore leaves columns out)"
-            )
-        else:
-            columns[str(name)] = values
-    if not columns:
-        raise UserError(f"{path} has no label column: all other columns have text")
-    labels = np.stack(list(columns.values()), axis=1)
+    cells = frame.apply(_cleaned)
+    labels = cells.apply(pd.to_numeric, errors="coerce").astype("float32")
+    wrong = cells.notna() & ~np.isfinite(labels)
+    if config.tasks is None:
+        is_text = wrong.any() & labels.isna().all()
+        if is_text.all():
+            raise UserError(f"{path} has no label column: all other columns have text")
+        if is_text.any():
+            texts = list(labels.columns[is_text])
+            notes.append(f"not tasks, as they have text: {_some(texts)}; see --tasks")
+        labels, wrong = labels.loc[:, ~is_text], wrong.loc[:, ~is_text]
     regression = config.task_type == "regression" or (
-        config.task_type == "auto" and all(map(_is_real, labels.T))
+        config.task_type == "auto" and all(_is_real(labels[name]) for name in labels)
     )
-    other = ~np.isnan(labels) & (labels != 0) & (labels != 1)
-    if other.any() and not regression:
-        row, task = np.argwhere(other)[0]
-        raise UserError(
-            f"{path}, line {frame.index[row]}, column {list(columns)[task]!r}: "
-            f"{labels[row, task]:g}; a label is 0, 1 or nothing; --task-type regression takes "
-            "numbers, --tasks and --ignore choose columns"
-        )
     if not regression:
-        labels = np.where(np.isnan(labels), MISSING, labels).astype(np.int8)
-    return labels, list(columns), regression
+        wrong |= labels.notna() & ~labels.isin([0, 1])
+    for row, task in np.argwhere(wrong.to_numpy())[:1]:
+        name = labels.columns[task]
+        raise UserError(
+            f"{path}, line {frame.index[row]}, column {name!r}: {str(frame[name].iloc[row])[:40]!r}"
+            " is not a label; expected 0, 1, True, False or nothing, or with --task-type "
+            "regression numbers (--tasks chooses columns, --ignore leaves columns out)"
+        )
+    y = labels.to_numpy(np.float32)
+    if not regression:
+        y = np.where(np.isnan(y), MISSING, y).astype(np.int8)
+    return y, list(labels.columns), regression
 
 
-def _numbers(cells: pd.Series) -> tuple[np.ndarray, int | None]:
-    """A column as float32, NaN where missing, and the first row that is not a number."""
-    wrong = np.zeros(len(cells), dtype=bool)
-    if not pd.api.types.is_numeric_dtype(cells):
-        text = cells.astype("string").str.strip().str.lower()
-        text = text.replace({"true": "1", "false": "0"})
-        cells = pd.to_numeric(text, errors="coerce").astype("float64")
-        wrong = (cells.isna() & text.notna() & (text != "")).to_numpy(bool)
-    values = cells.to_numpy(dtype=np.float32, na_value=np.nan)
-    rows = np.flatnonzero(wrong | np.isinf(values))
-    return values, int(rows[0]) if len(rows) else None
+def _cleaned(cells: pd.Series) -> pd.Series:
+    """A column without white space around its cells, True and False as 1 and 0."""
+    if pd.api.types.is_numeric_dtype(cells):
+        return cells
+    text = cells.astype("string").str.strip().str.lower()
+    return text.replace({"true": "1", "false": "0", "": pd.NA})
 
 
-def _is_real(values: np.ndarray) -> bool:
+def _is_real(values: pd.Series) -> bool:
     """Whether the labels of a column are unmistakably real values."""
-    distinct = np.unique(values[~np.isnan(values)])
+    distinct = values.dropna().unique()
     return len(distinct) >= MANY or bool((distinct % 1 != 0).any())
 
 
