@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 import torch
+from ogb.graphproppred import Evaluator
 from torch import Tensor, nn
 
 from experiments.common import UserError
-from experiments.molpcba.data.ogb import Evaluator
 from experiments.molpcba.parallel import gather
 from pyg_ea import EAAggregation
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
 from experiments.molpcba.config import Config, require
-from experiments.molpcba.data.ogb import AtomEncoder, BondEncoder
 from experiments.molpcba.parallel import BatchNorm
 from experiments.molpcba.readouts import build_local, build_readout
 from pyg_ea import EAConv, GINForm

@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from ogb.utils.features import atom_to_feature_vector, bond_to_feature_vector
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from tqdm import tqdm
 
 from experiments.common import UserError
 from experiments.molpcba.data.graphs import PackedGraphs
-from experiments.molpcba.data.ogb import atom_to_feature_vector, bond_to_feature_vector, both_ways
+from experiments.molpcba.data.ogb import both_ways
 
 ORGANIC = frozenset({"C", "N", "O", "F", "P", "S", "Cl", "Br", "I"})
 """Elements whose valence is checked: a wrong one means a wrong SMILES."""

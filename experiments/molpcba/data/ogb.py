@@ -1,16 +1,10 @@
-"""OGB's molecule sets by name: found on disk or downloaded whole. The only import of `ogb`.
+"""OGB's molecule sets by name: found on disk or downloaded whole.
 
 OGB's own class makes one Python object a molecule, asks on the terminal and deletes folders; its
 files are read by pandas in a few seconds. Names, metrics, evaluators and features are OGB's.
 """
 
 from __future__ import annotations
-
-import sys
-
-# ruff: noqa: E402
-# `import ogb` starts a thread that asks PyPI for a newer version; without `outdated` it does not.
-sys.modules.setdefault("outdated", None)  # type: ignore[arg-type]
 
 import shutil
 import tempfile
@@ -25,26 +19,11 @@ from urllib.error import HTTPError
 import numpy as np
 import ogb.graphproppred
 import pandas as pd
-from ogb.graphproppred import Evaluator
-from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
-from ogb.utils.features import atom_to_feature_vector, bond_to_feature_vector
 from tqdm import tqdm
 
 from experiments.common import UserError
 from experiments.molpcba.data.graphs import MISSING, PackedGraphs
 from experiments.molpcba.data.splits import PARTS, read_split
-
-__all__ = [
-    "AtomEncoder",
-    "BondEncoder",
-    "Evaluator",
-    "atom_to_feature_vector",
-    "bond_to_feature_vector",
-    "both_ways",
-    "find_ogb",
-    "molecule_sets",
-    "prepare_ogb",
-]
 
 REACH = 5.0
 """Seconds within which the server has to answer."""
@@ -65,20 +44,19 @@ def molecule_sets() -> dict[str, dict[str, str]]:
 
 def find_ogb(name: str, root: Path) -> tuple[Path, str]:
     """The folder of the set, downloaded unless it lies complete under `root`, and its origin."""
-    folder, origin = root / name.replace("-", "_"), "downloaded"
-    if folder.with_name(f"{folder.name}_pyg").exists():
-        folder = folder.with_name(f"{folder.name}_pyg")
-    if folder.exists():
-        origin = f"found in {folder}"
-    else:
-        _download(name, folder)
+    folder = root / name.replace("-", "_")
+    for found in (folder.with_name(f"{folder.name}_pyg"), folder):
+        if found.exists():
+            _check_complete(found)
+            return found, f"found in {found}"
+    _download(name, folder)
+    return folder, "downloaded"
+
+
+def _check_complete(folder: Path) -> None:
     missing = [file for file in NEEDED if not (folder / file).is_file()]
     if missing:
-        raise UserError(
-            f"{folder} is incomplete: it lacks {missing[0]} and {len(missing) - 1} other files; "
-            "remove it to download it again"
-        )
-    return folder, origin
+        raise UserError(f"{folder} is incomplete: it lacks {missing[0]}; remove it to download it")
 
 
 def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
@@ -126,8 +104,9 @@ def both_ways(bonds: np.ndarray) -> np.ndarray:
 
 def _download(name: str, folder: Path) -> None:
     """Downloads the set into a temporary folder and renames it into place."""
+    facts = molecule_sets()[name]
     try:
-        with urllib.request.urlopen(molecule_sets()[name]["url"], timeout=REACH) as response:
+        with urllib.request.urlopen(facts["url"], timeout=REACH) as response:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
                 archive, total = Path(temporary) / "set.zip", response.headers["Content-Length"]
@@ -135,11 +114,10 @@ def _download(name: str, folder: Path) -> None:
                 with bar as stream, open(archive, "wb") as file:
                     shutil.copyfileobj(stream, file)
                 shutil.unpack_archive(archive, temporary)
-                found = [f.parent for f in Path(temporary).glob(f"*/{NEEDED[0]}")]
-                if len(found) != 1 or not all((found[0] / file).is_file() for file in NEEDED):
-                    raise OSError("the zip file does not have the set")
-                found[0].rename(folder)
-    except (OSError, HTTPException, zipfile.BadZipFile) as error:
+                found = Path(temporary) / facts["download_name"]
+                _check_complete(found)
+                found.rename(folder)
+    except (OSError, HTTPException, zipfile.BadZipFile, UserError) as error:
         if isinstance(error, HTTPError):
             error.close()
         raise UserError(f"{name} could not be downloaded ({error})") from None
