@@ -134,17 +134,18 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _split(name: str, content: dict[str, Any], config: Config) -> tuple[dict[str, Tensor], str]:
     """The split and its name."""
-    split, own = config.split, content.get("split")
-    if own is not None and split in (None, "ogb" if own == "ogb" else None):
-        splits, split = content["splits"], own
-    elif own == "ogb":
+    own = content.get("split")
+    split = config.split or own or "random"
+    if own == "ogb" and split != "ogb":
         raise UserError(f"{name} comes with OGB's split, its own; leave out --split {split}")
+    if split == own and config.split in (None, "ogb"):
+        splits = content["splits"]
     elif split == "scaffold":
         splits = scaffold_split(content["scaffold"].numpy())
-    elif split in (None, "random"):
-        splits, split = random_split(content["canonical"].numpy(), config.split_seed), "random"
+    elif split == "random":
+        splits = random_split(content["canonical"].numpy(), config.split_seed)
     elif split != "ogb" and "rows" in content:
-        splits, split = read_split(Path(split), content["rows"].numpy()), Path(split).name
+        splits = read_split(Path(split), content["rows"].numpy())
     else:
         raise UserError(f"{name} has no split {split}; use --split random or scaffold")
     empty = [part for part, index in splits.items() if not index.numel()]
@@ -153,4 +154,4 @@ def _split(name: str, content: dict[str, Any], config: Config) -> tuple[dict[str
             f"split {split} of the molecules of {name} leaves {' and '.join(empty)} empty; use "
             "more molecules or another --split"
         )
-    return splits, str(split)
+    return splits, Path(split).name

@@ -78,12 +78,7 @@ class PackedGraphs:
     def labels(self, index: Tensor) -> Tensor:
         """Labels of the graphs `index [B]` as float32 `[B, tasks]`, NaN where unknown."""
         y = self.y.index_select(0, index)
-        if y.is_floating_point():
-            return y
-        y = y.to(torch.float32)
-        # y (y + 1) / (y + 1) is y, and NaN for MISSING = -1: a third of the time of a mask.
-        known = y - MISSING
-        return y.mul_(known.div_(known))
+        return y if y.is_floating_point() else y.float().masked_fill_(y == MISSING, torch.nan)
 
     def batch(self, index: Tensor, nodes: int | None = None, edges: int | None = None) -> Batch:
         """The graphs `index [B]` as one PyG `Batch`, on the device of the tensors.

@@ -82,13 +82,9 @@ def read_molecule(smiles: str) -> Molecule | str:
 
 def read_molecules(smiles: Sequence[str]) -> tuple[dict[int, Molecule], dict[int, str]]:
     """Molecules, and reasons for there being none, by their number in `smiles`."""
-    molecules, rejected = {}, {}
-    for row, read in enumerate(run_jobs(read_molecule, smiles, "molecules to graphs")):
-        if isinstance(read, str):
-            rejected[row] = read
-        else:
-            molecules[row] = read
-    return molecules, rejected
+    read = dict(enumerate(run_jobs(read_molecule, smiles, "molecules to graphs")))
+    molecules = {row: result for row, result in read.items() if isinstance(result, Molecule)}
+    return molecules, {row: why for row, why in read.items() if isinstance(why, str)}
 
 
 def pack(molecules: Sequence[Molecule], y: np.ndarray) -> PackedGraphs:
@@ -101,9 +97,11 @@ def pack(molecules: Sequence[Molecule], y: np.ndarray) -> PackedGraphs:
 
 def groups(molecules: Sequence[Molecule]) -> dict[str, torch.Tensor]:
     """A number for each molecule, equal for equal `canonical` SMILES, and `scaffold`."""
-    names = ("canonical", "scaffold")
-    texts = {name: np.array([getattr(m, name) for m in molecules]) for name in names}
-    return {name: torch.from_numpy(pd.factorize(text)[0]) for name, text in texts.items()}
+    texts = {
+        "canonical": [m.canonical for m in molecules],
+        "scaffold": [m.scaffold for m in molecules],
+    }
+    return {name: torch.from_numpy(pd.factorize(np.array(text))[0]) for name, text in texts.items()}
 
 
 def run_jobs(function: Callable[[str], Any], texts: Sequence[str], title: str) -> Iterator[Any]:

@@ -19,13 +19,8 @@ TRAIN, VALID = 0.8, 0.9
 def random_split(groups: np.ndarray, seed: int) -> dict[str, Tensor]:
     """Puts whole groups, in an order fixed by `seed`, into train, then valid, then test.
 
-    Args:
-        groups: a group number for each molecule, `[G]`: equal for the same canonical SMILES, so
-            that no molecule is in two parts.
-        seed: fixes the order.
-
-    Returns:
-        Graph numbers of each part, ascending.
+    `groups [G]` is equal for molecules with the same canonical SMILES, so that none is in two
+    parts. Returns the graph numbers of each part, ascending.
     """
     numbers, members = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(numbers))
@@ -40,40 +35,25 @@ def random_split(groups: np.ndarray, seed: int) -> dict[str, Tensor]:
 def scaffold_split(groups: np.ndarray) -> dict[str, Tensor]:
     """DeepChem's and OGB's scaffold split: the largest scaffolds to train, the rarest to test.
 
-    Groups go from the largest to the smallest, of equal ones the later in the file first, to the
-    first of train, valid and test in which there is space.
-
-    Args:
-        groups: the number of each molecule's Bemis-Murcko scaffold, `[G]`.
-
-    Returns:
-        Graph numbers of each part, in the order in which the scaffolds were taken.
+    Groups of the same Bemis-Murcko scaffold (`groups [G]`) go from the largest to the smallest, of
+    equal ones the later in the file first, to the first part in which there is space.
     """
     order = np.argsort(groups, kind="stable")
     sets = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     sets.sort(key=lambda members: (len(members), members[0]), reverse=True)
-    train_end, valid_end = TRAIN * len(groups), VALID * len(groups)
-    parts: list[list[int]] = [[], [], []]
+    ends = TRAIN * len(groups), VALID * len(groups)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for members in sets:
-        if len(parts[0]) + len(members) <= train_end:
-            part = 0
-        elif len(parts[0]) + len(parts[1]) + len(members) <= valid_end:
-            part = 1
-        else:
-            part = 2
-        parts[part] += members.tolist()
+        train, both = len(parts[0]) + len(members), len(parts[0]) + len(parts[1]) + len(members)
+        parts[0 if train <= ends[0] else 1 if both <= ends[1] else 2].extend(members.tolist())
     return {name: torch.tensor(p, dtype=torch.long) for name, p in zip(PARTS, parts, strict=True)}
 
 
 def read_split(folder: Path, rows: np.ndarray) -> dict[str, Tensor]:
     """A split as OGB writes it: the row numbers of each part, from 0, one a line.
 
-    Args:
-        folder: of `train.csv`, `valid.csv` and `test.csv`, each with `.gz` or not.
-        rows: the row number of each molecule, `[G]`: rows that gave none are left out.
-
-    Returns:
-        Graph numbers of each part, in the order of the files.
+    `folder` has `train.csv`, `valid.csv` and `test.csv`, each with `.gz` or not; `rows [G]` is the
+    row number of each molecule (rows that gave none are left out).
     """
     splits = {}
     for part in PARTS:
