@@ -40,18 +40,16 @@ def _is(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of a run. A setting that is None follows another one, the preset or the data.
+    """All settings of a run: one flag each (``eval_steps`` is ``--eval-steps``), one key in YAML.
 
-    The command line has one flag for each field (``eval_steps`` is ``--eval-steps``), a YAML file
-    one key. :func:`resolve` fills in what follows the data.
+    :func:`resolve` fills in those that are None and follow another one, the preset or the data.
     """
 
     # data
     data: str = _is(
         "auto",
-        "one of OGB's molecule sets by name (ogbg-molhiv, ...; ogb is ogbg-molpcba), on disk or "
-        "downloaded; embedded: 4,991 real molecules that come with RDKit, no network; auto: "
-        "ogbg-molpcba if it can be had, else embedded",
+        "OGB's molecule sets by name, on disk or downloaded (ogb: ogbg-molpcba); embedded: 4,991 "
+        "molecules that come with RDKit; auto: ogbg-molpcba if it can be had, else embedded",
     )
     root: str = _is("dataset", "folder of prepared data")
     csv: str | None = _is(None, "train on this table: SMILES, and labels (0, 1, empty; or numbers)")
@@ -64,23 +62,17 @@ class Config:
     data_name: str | None = _is(None, "name of the --csv data; default: the file's")
     split: str | None = _is(
         None,
-        "train, valid and test: ogb, scaffold, random, or for --csv a folder of train.csv, "
-        "valid.csv and test.csv with row numbers from 0; default: the data's own, or random",
+        "ogb, scaffold, random, or for --csv a folder of train.csv, valid.csv and test.csv with "
+        "row numbers from 0; default: the data's own, or random",
     )
     split_seed: NonNegativeInt = _is(0, "seed of the random split")
     preset: Literal["auto", "small", "reference", "none"] = _is(
-        "auto",
-        "sizes and schedule where not given: reference is OGB's recipe, small learns in minutes on "
-        "a CPU, none leaves nothing open; auto: reference for ogbg-molpcba, else small",
+        "auto", "sizes and schedule where not given; auto: reference for ogbg-molpcba, else small"
     )
     # network
     model: Literal["gin", "gcn"] = _is("gin", "graph network, OGB's reference layers")
-    readout: str = _is(
-        "ea", f"from nodes to graph: one of {', '.join(PARTS)}, or several joined by +"
-    )
-    local: Literal["sum", "ea", "sum+ea"] = _is(
-        "sum", "aggregation of neighbours: sum is the model's own (degree-weighted in gcn)"
-    )
+    readout: str = _is("ea", f"from nodes to graph: {', '.join(PARTS)}, or several joined by +")
+    local: Literal["sum", "ea", "sum+ea"] = _is("sum", "aggregation of neighbours")
     virtual_node: bool = _is(False, "add OGB's virtual node")
     width: PositiveInt | None = _is(None, "node features")
     layers: PositiveInt | None = _is(None, "rounds of message passing")
@@ -94,18 +86,11 @@ class Config:
     potential_width: PositiveInt | None = _is(None, "width of EA's potential; default: --width")
     inner_lr: PositiveFloat = _is(0.125, "inner step size at the start (it is trained)")
     inner_momentum: OpenUnitInterval = _is(0.9, "inner momentum at the start (it is trained)")
-    inner_gtol: NonNegativeFloat = _is(
-        1e-3, "tolerance: a graph stops once its largest inner gradient entry is below it"
-    )
+    inner_gtol: NonNegativeFloat = _is(1e-3, "a graph stops once its inner gradient is below it")
     inner_clip: PositiveFloat | None = _is(None, "clip y to [-c, c] after each inner step")
     regulariser: PositiveFloat = _is(0.1, "weight of ||y||^2 at the start (it is trained)")
-    adjoint: str = _is(
-        "unrolled",
-        "backward through the steps: unrolled, checkpointed, implicit, truncated-K (the last K)",
-    )
-    aux_weight: NonNegativeFloat | None = _is(
-        None, "weight of the readout's auxiliary loss (the paper: 1)"
-    )
+    adjoint: str = _is("unrolled", "backward: unrolled, checkpointed, implicit, or truncated-K")
+    aux_weight: NonNegativeFloat | None = _is(None, "weight of the readout's auxiliary loss")
     local_aux_weight: NonNegativeFloat = _is(1e-4, "weight of local EA's auxiliary loss")
     aux_reading: Literal["final", "path"] = _is("final", "reading of the auxiliary loss")
     # training
@@ -126,9 +111,7 @@ class Config:
     accelerator: Literal["auto", "cpu", "gpu"] = _is("auto", "where to compute")
     devices: PositiveInt = _is(1, "processes, one a device")
     nodes: PositiveInt = _is(1, "machines, each with --devices")
-    test_curve: bool = _is(
-        False, "record test score and seconds of training alone every epoch; chooses nothing"
-    )
+    test_curve: bool = _is(False, "record test score and training seconds of every epoch")
     # output
     runs_dir: str = _is("runs", "folder of run folders")
     name: str | None = _is(None, "run folder's name; default: made of data, model and seed")
@@ -142,9 +125,7 @@ class Config:
                 f"got {self.adjoint!r}"
             )
         if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
-            raise UserError(
-                f"--name is a folder's name inside --runs-dir, without '/', got {self.name!r}"
-            )
+            raise UserError(f"--name is a folder's name, without '/', got {self.name!r}")
 
 
 def require(value: T | None) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import gcd
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch_geometric.nn.aggr import Aggregation
 
 from experiments.common import UserError
 from pyg_ea import (
-    Adjoint,
     Checkpointed,
     EAAggregation,
     Implicit,
@@ -43,12 +42,7 @@ def build_local(config: Config, width: int) -> Aggregation | str:
 
 def _ea_settings(config: Config) -> dict[str, Any]:
     kind, _, last = config.adjoint.partition("-")
-    adjoints: dict[str, Callable[[], Adjoint]] = {
-        "unrolled": Unrolled,
-        "checkpointed": Checkpointed,
-        "implicit": Implicit,
-        "truncated": lambda: Truncated(int(last)),
-    }
+    adjoints = {"unrolled": Unrolled, "checkpointed": Checkpointed, "implicit": Implicit}
     return {
         "hidden_channels": config.potential_width,
         "steps": config.steps,
@@ -57,7 +51,7 @@ def _ea_settings(config: Config) -> dict[str, Any]:
         "solver": NesterovSolver(
             config.inner_lr, config.inner_momentum, config.inner_gtol, config.inner_clip
         ),
-        "adjoint": adjoints[kind](),
+        "adjoint": Truncated(int(last)) if kind == "truncated" else adjoints[kind](),
     }
 
 
@@ -90,45 +84,36 @@ def _pna(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
     return aggr.DegreeScalerAggregation(["mean", "min", "max", "std"], scalers, deg=degrees)
 
 
-class Part(NamedTuple):
-    """One aggregation of a readout: its builder, from settings, node width and graph sizes, and the
-    size of its output, in units of the node width or, if None, ``--ea-width``.
-    """
-
-    build: Callable[[Config, int, Tensor], Aggregation]
-    size: int | None = 1
-
-
-PARTS: dict[str, Part] = {
-    "ea": Part(lambda c, width, _: build_ea(c, width, c.ea_width or width), size=None),
-    "sum": Part(lambda c, width, _: aggr.SumAggregation()),
-    "mean": Part(lambda c, width, _: aggr.MeanAggregation()),
-    "max": Part(lambda c, width, _: aggr.MaxAggregation()),
-    "median": Part(lambda c, width, _: aggr.MedianAggregation()),
-    "softmax": Part(lambda c, width, _: aggr.SoftmaxAggregation(learn=True, channels=width)),
-    "attention": Part(_attention),
-    "set2set": Part(lambda c, width, _: aggr.Set2Set(width, processing_steps=3), size=2),
-    "set-transformer": Part(_set_transformer),
-    "pna": Part(_pna, size=12),
-    "pyg-ea": Part(_pyg_ea, size=None),
+PARTS: dict[str, Callable[[Config, int, Tensor], Aggregation]] = {
+    "ea": lambda config, width, _: build_ea(config, width, config.ea_width or width),
+    "sum": lambda config, width, _: aggr.SumAggregation(),
+    "mean": lambda config, width, _: aggr.MeanAggregation(),
+    "max": lambda config, width, _: aggr.MaxAggregation(),
+    "median": lambda config, width, _: aggr.MedianAggregation(),
+    "softmax": lambda config, width, _: aggr.SoftmaxAggregation(learn=True, channels=width),
+    "attention": _attention,
+    "set2set": lambda config, width, _: aggr.Set2Set(width, processing_steps=3),
+    "set-transformer": _set_transformer,
+    "pna": _pna,
+    "pyg-ea": _pyg_ea,
 }
-"""``--readout`` is one of these names, or several joined by ``+``."""
+"""Builders, from settings, node width and graph sizes, by the names that ``--readout`` takes."""
 
 ITERATIVE = ("ea", "pyg-ea")
-"""Parts that take ``--steps``."""
+"""Parts that take ``--steps``; their output has ``--ea-width`` channels."""
+SIZES = {"set2set": 2, "pna": 12}
+"""Size of a part's output, in units of the node width, where it is not 1."""
 
 
 def parts_of(readout: str) -> list[str]:
     """The parts in a readout's name: ``"ea+mean" -> ["ea", "mean"]``."""
     names = readout.split("+")
-    for name in names:
-        if name not in PARTS:
-            raise UserError(
-                f"--readout must be parts joined by '+', each one of {', '.join(PARTS)}; "
-                f"got {readout!r}"
-            )
-        if names.count(name) > 1:
-            raise UserError(f"--readout has {name!r} more than once: {readout!r}")
+    if not set(names) <= PARTS.keys():
+        raise UserError(
+            f"--readout must be parts joined by '+', each one of {', '.join(PARTS)}; got {readout!r}"
+        )
+    if len(set(names)) < len(names):
+        raise UserError(f"--readout has a part more than once: {readout!r}")
     return names
 
 
@@ -139,9 +124,12 @@ def build_readout(config: Config, width: int, graph_sizes: Tensor | None) -> Nor
     the same. PNA's scalers are relative to the number of nodes of each training graph (None where
     a checkpoint holds their averages).
     """
-    parts = [PARTS[name] for name in parts_of(config.readout)]
+    names = parts_of(config.readout)
     nodes = torch.ones(1, dtype=torch.long) if graph_sizes is None else graph_sizes
-    layers = [part.build(config, width, nodes) for part in parts]
-    sizes = [config.ea_width or width if p.size is None else p.size * width for p in parts]
+    layers = [PARTS[name](config, width, nodes) for name in names]
+    sizes = [
+        config.ea_width or width if name in ITERATIVE else SIZES.get(name, 1) * width
+        for name in names
+    ]
     norm = nn.LayerNorm if config.readout_norm == "layer" else nn.Identity
     return NormedMultiAggregation(layers, sizes, norm)

@@ -46,7 +46,7 @@ def test_flags_win_over_the_yaml_file(tmp_path, order):
         (["--steps", "0"], "--steps: 0 is not >0"),
         (["--nonsense", "3"], "--nonsense"),
         (["--readout", "medain"], "--readout must be parts joined by '+', each one of ea, sum,"),
-        (["--readout", "ea+ea"], "--readout has 'ea' more than once: 'ea+ea'"),
+        (["--readout", "ea+ea"], "--readout has a part more than once: 'ea+ea'"),
         (["--adjoint", "truncated-0"], "truncated-K (K: 1 or more), got 'truncated-0'"),
         (["--epochs", "many"], "--epochs"),
         (["--lr", "nan"], "--lr: nan"),

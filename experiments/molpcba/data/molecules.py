@@ -97,11 +97,9 @@ def pack(molecules: Sequence[Molecule], y: np.ndarray) -> PackedGraphs:
 
 def groups(molecules: Sequence[Molecule]) -> dict[str, torch.Tensor]:
     """A number for each molecule, equal for equal `canonical` SMILES, and `scaffold`."""
-    texts = {
-        "canonical": [m.canonical for m in molecules],
-        "scaffold": [m.scaffold for m in molecules],
-    }
-    return {name: torch.from_numpy(pd.factorize(np.array(text))[0]) for name, text in texts.items()}
+    names = ("canonical", "scaffold")
+    texts = {name: np.array([getattr(m, name) for m in molecules]) for name in names}
+    return {name: torch.from_numpy(pd.factorize(text)[0]) for name, text in texts.items()}
 
 
 def run_jobs(function: Callable[[str], Any], texts: Sequence[str], title: str) -> Iterator[Any]:
