@@ -15,7 +15,7 @@ from experiments.molpcba.config import Config, parse, require, resolve, to_dict
 from experiments.molpcba.data import load
 from experiments.molpcba.evaluation import chance
 from experiments.molpcba.figures import plot_run
-from experiments.molpcba.fitting import History, build_trainer, explained, is_first_process, say
+from experiments.molpcba.fitting import History, build_trainer, explained, say
 from experiments.molpcba.folder import RunFolder, read_checkpoint
 from experiments.molpcba.summary import collect, run_table, spread
 from experiments.molpcba.training import MoleculeTraining
@@ -45,21 +45,21 @@ def run(config: Config) -> dict[str, Any]:
     config = resolve(config, data.name)
     folder, checkpoint = RunFolder.of(config), None
     with explained(require(config.batch_size)):
+        history = History(folder, config, data.metric)
+        trainer = build_trainer(config, history)
         if config.resume:
             checkpoint = folder.resume(config, data.fingerprint)
-        elif is_first_process():
+        elif trainer.is_global_zero:
             folder.create(config)
         say(f"data: {data.source}")
         say("settings: " + yaml.safe_dump(to_dict(config), default_flow_style=True, width=98))
         torch.manual_seed(config.seed)
         module = MoleculeTraining(config, data)
-        history = History(folder, config, data.metric)
-        trainer = build_trainer(config, history)
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         module.load_state_dict(read_checkpoint(folder.best)["state_dict"])
         trainer.test(module, verbose=False)
         results = collect(config, module, history, chances["test"])
-        if is_first_process():
+        if trainer.is_global_zero:
             folder.write_results(results)
             plot_run(folder)
     say(run_table(results, folder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 import time
@@ -15,11 +14,11 @@ from typing import Any
 
 import lightning as L
 import pandas as pd
-import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from experiments import common
 from experiments.common import Interrupted, UserError
@@ -149,23 +148,30 @@ def build_trainer(config: Config, history: History) -> L.Trainer:
     )
 
 
-def is_first_process() -> bool:
-    """Whether this is the process that writes and prints; true where there is only one."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
-
-
+@rank_zero_only
 def say(text: str) -> None:
     """Prints to the terminal, once however many processes there are."""
-    if is_first_process():
-        print(text, flush=True)
+    print(text, flush=True)
+
+
+WAYS_OUT = {
+    "MemoryError": "out of memory with --batch-size {batch_size}: lower it, or train with "
+    "--adjoint checkpointed, fewer --steps or a smaller --width",
+    "NaN or infinite": f"the network's activations are not finite: {NOT_FINITE}",
+    "loading state_dict": "the checkpoint is of another version, whose network differs: use that "
+    "version, or start a new run with --name",
+    "OSError": "writing failed ({error}): free the disk or choose another folder (--runs-dir, "
+    "--out); --resume continues a run",
+    "Misconfiguration": "{error}",
+}
+"""What is said of a failure in whose kind or message the key occurs."""
 
 
 @contextmanager
 def explained(batch_size: int) -> Iterator[None]:
-    """Turns failures that the user can act on into a ``UserError`` that names a way out.
+    """Turns failures that the user can act on into a ``UserError``, signals into ``Interrupted``.
 
-    Signals become ``Interrupted``. Remarks of libraries that do not concern the user of a run are
-    left out.
+    Remarks of libraries that do not concern the user of a run are left out.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -180,25 +186,13 @@ def explained(batch_size: int) -> Iterator[None]:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise Interrupted("SIGINT") from error
         raise
-    except (MemoryError, RuntimeError, ValueError, OSError, MisconfigurationException) as error:
+    except UserError:
+        raise
+    except Exception as error:
         text = " ".join(str(error).split())
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
-            text = (
-                f"out of memory with --batch-size {batch_size}: lower it, or train with --adjoint "
-                "checkpointed, fewer --steps or a smaller --width"
-            )
-        elif "NaN or infinite" in text:
-            text = f"the network's activations are not finite: {NOT_FINITE}"
-        elif "loading state_dict" in text:
-            text = (
-                "the checkpoint is of another version, whose network differs: use that version, or "
-                "start a new run with --name"
-            )
-        elif isinstance(error, OSError):
-            text = (
-                f"writing failed ({text}): free the disk or choose another folder (--runs-dir, "
-                "--out); --resume continues a run"
-            )
-        elif not isinstance(error, MisconfigurationException):
-            raise
-        raise UserError(text) from error
+        kind = f"{[own.__name__ for own in type(error).mro()]} {text}"
+        kind = kind.replace("allocate memory", "MemoryError")  # torch on a CPU
+        for sign, way_out in WAYS_OUT.items():
+            if sign in kind:
+                raise UserError(way_out.format(error=text, batch_size=batch_size)) from error
+        raise

@@ -110,7 +110,8 @@ def parts_of(readout: str) -> list[str]:
     names = readout.split("+")
     if not set(names) <= PARTS.keys():
         raise UserError(
-            f"--readout must be parts joined by '+', each one of {', '.join(PARTS)}; got {readout!r}"
+            f"--readout must be parts joined by '+', each one of {', '.join(PARTS)}; got "
+            f"{readout!r}"
         )
     if len(set(names)) < len(names):
         raise UserError(f"--readout has a part more than once: {readout!r}")

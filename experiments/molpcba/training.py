@@ -52,15 +52,11 @@ class MoleculeTraining(L.LightningModule):
         self.outputs: dict[str, list[Tensor]] = {}
         self.scores: dict[str, float] = {}
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Outputs ``[S, tasks]``."""
-        return self.network(batch)
-
     # ---- training
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """The loss of one batch: sums here, over counts in the batch of all processes."""
-        errors = self.network.errors(self(batch), batch.y)
+        errors = self.network.errors(self.network(batch), batch.y)
         terms, weights = {"train_loss": (errors.sum(), batch.y.isfinite().sum())}, [1.0]
         loops, config = inner_loops(self.layers), self.config
         for name, part, layer, weight in (
@@ -160,7 +156,7 @@ class MoleculeTraining(L.LightningModule):
 
     def validation_step(self, batch: Batch, step: int, dataloader_idx: int = 0) -> None:
         """Keeps the outputs for the score of the whole part."""
-        self.outputs[self.scored_parts[dataloader_idx]].append(self(batch).float())
+        self.outputs[self.scored_parts[dataloader_idx]].append(self.network(batch).float())
 
     def on_validation_epoch_end(self) -> None:
         """Loss and score of each part."""

@@ -92,7 +92,7 @@ def test_test_score_is_that_of_the_best_checkpoint(command, run_folder, tiny_dat
     module.load_state_dict(weights(run_folder))
     batch = tiny_data.graphs.batch(tiny_data.splits["test"])
     with torch.no_grad():
-        value = score("ap", batch.y, module.eval()(batch))
+        value = score("ap", batch.y, module.eval().network(batch))
     assert json.loads(run_folder.results.read_text())["test"] == pytest.approx(value, abs=1e-6)
 
 

@@ -24,7 +24,7 @@ from experiments.molpcba.data import embedded
 from experiments.molpcba.data.graphs import GraphLoader, MoleculeData, PackedGraphs
 from experiments.molpcba.data.ogb import NEEDED, find_ogb, molecule_sets, prepare_ogb
 from experiments.molpcba.data.splits import random_split, read_split, scaffold_split
-from experiments.molpcba.data.table import prepare_table, table_name
+from experiments.molpcba.data.table import prepare_table
 
 __all__ = ["GraphLoader", "MoleculeData", "PackedGraphs", "load"]
 
@@ -68,7 +68,7 @@ def find_source(config: Config) -> Source:
         if data != "auto":
             raise UserError(f"--csv and --data {data} exclude each other; leave one out")
         path = Path(config.csv)
-        name = config.data_name or table_name(path)
+        name = config.data_name or Path(path.name.removesuffix(".gz")).stem
         options = (config.smiles_column, config.tasks, config.ignore, config.task_type)
         return Source(name, path.name, (_hash(path), options), partial(prepare_table, path, config))
     sets, because = molecule_sets(), "as asked"

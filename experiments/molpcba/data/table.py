@@ -28,11 +28,6 @@ _SPLIT = re.compile(r"(is_?)?(train|valid|test|split|fold|subset|set|partition)(
 _ID = re.compile(r"(.*_)?(id|idx|index|name|cid|activity|inchi(key)?)$|unnamed", re.IGNORECASE)
 
 
-def table_name(path: Path) -> str:
-    """The name of the data in that file."""
-    return re.sub(r"\.(csv|tsv|txt)(\.gz)?$|\.gz$", "", path.name)
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[TextIO]:
     """The text of a file, gzip or not; all ways in which reading it can fail are a `UserError`."""
