@@ -29,14 +29,15 @@ def chance(metric: str, part: str, labels: Tensor) -> float:
 
     Raises ``UserError`` where nothing can be scored.
     """
-    scored = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
-    needed, enough = "a task with both a positive and a negative label", bool(scored.any())
     if metric == "rmse":
-        needed, enough = "a label in each task", bool(labels.isfinite().any(dim=0).all())
-    if not enough:
+        scored = labels.isfinite().any(dim=0)
+    else:
+        scored = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
+    if not (scored.all() if metric == "rmse" else scored.any()):
         raise UserError(
-            f"the {part} part ({len(labels)} molecules) does not have {needed}, so nothing can be "
-            "scored: use more molecules or another --split"
+            f"the {part} part ({len(labels)} molecules) cannot be scored: it needs a task with both "
+            "a positive and a negative label (regression: a label in each task); use more "
+            "molecules or another --split"
         )
     if metric == "rmse":
         return float((labels - labels.nanmean(dim=0)).square().nanmean(dim=0).sqrt().nanmean())

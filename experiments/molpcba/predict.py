@@ -61,15 +61,14 @@ def read_lines(path: Path, column: str | None) -> tuple[pd.DataFrame, str]:
     header = [cell.strip() for cell in rows[0]]
     has_header = column in header or any(SMILES.search(cell) for cell in header)
     position = 0
-    if column is not None and column.isdecimal() and column not in header:
-        position = int(column) - 1
-        if not 0 <= position < len(header):
-            raise UserError(f"--smiles-column {column}: {path} has {len(header)} columns")
+    number = int(column) if column is not None and column.isdecimal() else 0
+    if 1 <= number <= len(header) and column not in header:
+        position = number - 1
     elif has_header or column is not None:
         position = header.index(find_smiles_column(path, header, column))
     lines = []
     for number, row in enumerate(rows, 1):
-        smiles, rest = "".join(row[position:][:1]), row[:position] + row[position + 1 :]
+        smiles, rest = "".join(row[position : position + 1]), row[:position] + row[position + 1 :]
         lines.append((number, " ".join(rest).strip(), smiles.strip()))
     where = f"column {position + 1}" + (f" ({header[position]!r})" if has_header else "")
     return pd.DataFrame(lines[has_header:], columns=["line", "name", "smiles"]), where

@@ -236,7 +236,7 @@ def test_a_column_can_be_chosen_and_what_was_read_is_shown(predicted):
     rows, _ = predicted(text, "--smiles-column", "2")
     assert rows["smiles"].tolist() == ["CCO", "c1ccccc1O"]
     assert rows["name"].tolist() == ["CN", "CO"]
-    assert "has 2 columns" in predicted(text, "--smiles-column", "3")[1].err
+    assert "no column '3'" in predicted(text, "--smiles-column", "3")[1].err
     assert "no column 'x'" in predicted(text, "--smiles-column", "x")[1].err
 
 

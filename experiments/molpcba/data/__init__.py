@@ -7,6 +7,7 @@ and a split of its own or the groups to split by.
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -45,20 +46,13 @@ def load(config: Config) -> MoleculeData:
     """The data that the settings name, found or prepared; the next time it is there in a second."""
     source = find_source(config)
     content = _prepared(source, Path(config.root))
-    graphs = PackedGraphs(**content["tensors"])
     for note in content.get("notes", ()):
         print(f"note: {note}", file=sys.stderr)
+    graphs = PackedGraphs(**content["tensors"])
     splits, split = _split(source.name, content, config)
-    return MoleculeData(
-        name=source.name,
-        source=f"{source.about}; {len(graphs):,} molecules",
-        graphs=graphs,
-        splits=splits,
-        split=split,
-        task_names=content["task_names"],
-        metric=content["metric"],
-        graphs_sha256=content["graphs_sha256"],
-    )
+    about = f"{source.about}; {len(graphs):,} molecules"
+    same = {key: content[key] for key in ("task_names", "metric", "graphs_sha256")}
+    return MoleculeData(source.name, about, graphs, splits, split, **same)
 
 
 def find_source(config: Config) -> Source:
@@ -105,8 +99,7 @@ def _prepared(source: Source, root: Path) -> dict[str, Any]:
     several processes (DDP) one works while the others wait.
     """
     key = common.sha256(f"{VERSION} {rdkit.__version__} {source.key}")
-    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in source.name)
-    path = root / f"{name[:40]}-{key[:12]}.pt"
+    path = root / f"{re.sub('[^A-Za-z0-9]', '_', source.name)[:40]}-{key[:12]}.pt"
     if (content := _read(path)) is not None:
         return content
     try:
@@ -118,8 +111,8 @@ def _prepared(source: Source, root: Path) -> dict[str, Any]:
                 common.save(path, content | {"graphs_sha256": digest})
     except OSError as error:
         raise UserError(
-            f"cannot write the data under {root}: {error.strerror or error}; nothing was left "
-            "behind, free some space or name another folder with --root"
+            f"cannot write the data under {root} ({error.strerror or error}): free some space or "
+            "name another folder with --root"
         ) from error
     return common.load(path)  # mapped into memory
 

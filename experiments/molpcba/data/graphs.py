@@ -23,23 +23,14 @@ MISSING = -1
 
 @dataclass(frozen=True)
 class PackedGraphs:
-    """Graphs stored end to end, in the smallest integer types that hold them.
+    """Graphs stored end to end, in the smallest integer types that hold them."""
 
-    Args:
-        x: atom features, `[N, 9]`, uint8.
-        edge_index: atoms of each directed bond, numbered from 0 within its graph, `[2, E]`.
-        edge_attr: bond features, `[E, 3]`, uint8.
-        y: labels, `[G, tasks]`: int8 with 0, 1 or `MISSING`, or float32 with NaN.
-        node_ptr: graph g owns atoms `node_ptr[g]` to `node_ptr[g + 1]`, `[G + 1]`, int64.
-        edge_ptr: the same for bonds.
-    """
-
-    x: Tensor
-    edge_index: Tensor
-    edge_attr: Tensor
-    y: Tensor
-    node_ptr: Tensor
-    edge_ptr: Tensor
+    x: Tensor  # atom features, [N, 9], uint8
+    edge_index: Tensor  # atoms of each directed bond, numbered from 0 within its graph, [2, E]
+    edge_attr: Tensor  # bond features, [E, 3], uint8
+    y: Tensor  # labels, [G, tasks]: int8 with 0, 1 or MISSING, or float32 with NaN
+    node_ptr: Tensor  # graph g owns atoms node_ptr[g] to node_ptr[g + 1], [G + 1], int64
+    edge_ptr: Tensor  # the same for bonds
 
     @classmethod
     def pack(
@@ -166,27 +157,16 @@ class GraphLoader:
 
 @dataclass(frozen=True)
 class MoleculeData:
-    """A data set ready for training.
+    """A data set ready for training."""
 
-    Args:
-        name: "ogbg-molpcba", "embedded-nci", or a CSV file's given name or stem.
-        source: a sentence: which data, how many molecules, why this one was taken.
-        graphs: all molecules, packed.
-        splits: "train", "valid", "test" -> graph numbers, int64.
-        split: how they were made: "ogb", "scaffold", "random" or the name of a folder.
-        task_names: a name for each label column.
-        metric: "ap" or "rocauc" for classification, "rmse" for regression.
-        graphs_sha256: hash of the packed graphs and labels.
-    """
-
-    name: str
-    source: str
-    graphs: PackedGraphs
-    splits: dict[str, Tensor]
-    split: str
+    name: str  # "ogbg-molpcba", "embedded-nci", or a CSV file's given name or stem
+    source: str  # a sentence: which data, how many molecules, why this one was taken
+    graphs: PackedGraphs  # all molecules
+    splits: dict[str, Tensor]  # "train", "valid", "test" -> graph numbers, int64
+    split: str  # how they were made: "ogb", "scaffold", "random" or the name of a folder
     task_names: list[str]
-    metric: str
-    graphs_sha256: str
+    metric: str  # "ap" or "rocauc" for classification, "rmse" for regression
+    graphs_sha256: str  # hash of the packed graphs and labels
 
     @property
     def num_tasks(self) -> int:
