@@ -35,8 +35,8 @@ def chance(metric: str, part: str, labels: Tensor) -> float:
         scored = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
     if not (scored.all() if metric == "rmse" else scored.any()):
         raise UserError(
-            f"the {part} part ({len(labels)} molecules) cannot be scored: it needs a task with both "
-            "a positive and a negative label (regression: a label in each task); use more "
+            f"the {part} part ({len(labels)} molecules) cannot be scored: it needs a task with a "
+            "positive and a negative label, or, in a regression, a label in each task; use more "
             "molecules or another --split"
         )
     if metric == "rmse":

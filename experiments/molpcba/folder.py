@@ -48,12 +48,7 @@ class RunFolder:
 
     def read_results(self) -> dict[str, Any]:
         """The content of ``results.json``."""
-        try:
-            return json.loads(self.results.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.results} cannot be read ({error}): delete it and --resume the run"
-            ) from error
+        return json.loads(self.results.read_text())
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Replaces ``results.json``."""
