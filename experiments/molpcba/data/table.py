@@ -37,14 +37,9 @@ def reading(path: Path) -> Iterator[TextIO]:
         opened = gzip.open if zipped else open
         with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
             yield text
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}); get it again") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except (csv.Error, pd.errors.ParserError) as error:
-        raise UserError(f"{path} is not a well-formed table: {str(error).strip()}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as UTF-8 text, gzip or not: {reason}") from None
 
 
 def separator_of(line: str) -> str:
