@@ -131,6 +131,7 @@ class MoleculeTraining(L.LightningModule):
             seed=self.config.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            pin=self.device.type == "cuda" and not self.graphs.x.is_cuda,
         )
 
     def train_dataloader(self) -> GraphLoader:
@@ -140,6 +141,10 @@ class MoleculeTraining(L.LightningModule):
     def val_dataloader(self) -> list[GraphLoader]:
         """Every molecule of the parts that are scored, once."""
         return [self._loader(part) for part in self.scored_parts]
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, number: int) -> Batch:
+        """Without waiting; a batch is there already unless it is in pinned memory."""
+        return batch.to(device, non_blocking=True)
 
     # ---- evaluation
 

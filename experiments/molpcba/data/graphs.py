@@ -112,7 +112,8 @@ class GraphLoader:
     The order depends on `seed` and `epoch` alone. In training (`shuffle=True`) the batches of
     all `world_size` processes, side by side, are the batch that one process with `world_size *
     batch_size` would make; a last step with fewer graphs than processes is left out. In evaluation
-    process `rank` gets its contiguous share, so that every graph comes exactly once.
+    process `rank` gets its contiguous share, so that every graph comes exactly once. `pin` puts
+    batches into pinned memory, for a GPU that the graphs do not fit on.
     """
 
     graphs: PackedGraphs
@@ -122,6 +123,7 @@ class GraphLoader:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    pin: bool = False
     epoch: int = 0
 
     def batches(self) -> list[Tensor]:
@@ -152,7 +154,8 @@ class GraphLoader:
         order = torch.cat(parts).to(pointers.device)
         for part, index in zip(parts, order.split([len(p) for p in parts]), strict=True):
             nodes, edges = sizes[part].sum(dim=0).tolist()
-            yield self.graphs.batch(index, nodes, edges)
+            batch = self.graphs.batch(index, nodes, edges)
+            yield batch.pin_memory() if self.pin else batch
 
 
 @dataclass(frozen=True)
