@@ -16,8 +16,6 @@ from benchmarks.report import report as report_benchmark
 from docs.pictures import figures, svg
 from docs.tables import folders, pages
 from experiments.common import write_text
-from experiments.counting.report import render as render_counting
-from experiments.median.report import render, summarise
 from experiments.molpcba.summary import summarise as summarise_runs
 from experiments.studies.records import Records
 from experiments.studies.report import markdown
@@ -42,14 +40,10 @@ def main() -> None:
 def full_tables() -> dict[Path, Callable[[], str]]:
     """What makes the table of each record, by the file it is kept in."""
     tables: dict[Path, Callable[[], str]] = {}
-    for folder in folders("ablations/*"):
+    for folder in [*folders("ablations/*"), *folders("median*"), *folders("counting*")]:
         tables[folder / "table.md"] = lambda folder=folder: markdown(Records(folder))
     for folder in folders("molpcba/*"):
         tables[folder / "summary.md"] = lambda folder=folder: _summary(folder)
-    for folder in folders("median*"):
-        tables[folder / "table.txt"] = lambda folder=folder: render(summarise(Records(folder)))
-    for folder in folders("counting*"):
-        tables[folder / "table.txt"] = lambda folder=folder: render_counting(folder)
     for folder in folders("benchmarks/*"):
         tables[folder / "table.txt"] = lambda folder=folder: report_benchmark(read(folder))
     for folder in folders("trainer/*"):

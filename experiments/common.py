@@ -13,12 +13,9 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
-
-Config = TypeVar("Config")
 
 PACKAGES = ("pyg_ea", "torch", "torch-geometric", "lightning", "ogb", "rdkit", "numpy")
 
@@ -54,31 +51,6 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
 
     main.__doc__ = f"Command line; returns the exit code.\n\n{function.__doc__}"
     return main
-
-
-def study_settings(
-    argv: Sequence[str], name: str, description: str, config: type[Config]
-) -> tuple[Config, bool]:
-    """The settings of a study from the command line, and whether only its report is wanted.
-
-    Raises:
-        UserError: for words that are not settings.
-    """
-    parser = ArgumentParser(
-        prog=f"python -m experiments.{name}", description=description, exit_on_error=False
-    )
-    parser.add_argument("--config", action="config", help="YAML file with settings")
-    parser.add_argument(
-        "--report", action="store_true", help="remake table and figure from the records, no runs"
-    )
-    parser.add_class_arguments(config)
-    try:
-        values = parser.parse_args(list(argv)).as_dict()
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    only_report = values.pop("report")
-    del values["config"]
-    return config(**values), only_report
 
 
 @contextmanager
@@ -166,7 +138,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float], form: str = ".4f") -> str:
     """``0.2266 ± 0.0028``, the unbiased deviation; a single value has none."""
-    deviation = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{mean(values):.4f}{deviation}"
+    deviation = f" ± {stdev(values):{form}}" if len(values) > 1 else ""
+    return f"{mean(values):{form}}{deviation}"

@@ -11,9 +11,8 @@ from pathlib import Path
 from experiments.common import UserError, command
 from experiments.molpcba.config import parse
 from experiments.molpcba.data import load
-from experiments.studies.engine import make
+from experiments.studies.engine import run_study
 from experiments.studies.molpcba import Performer, Study, names
-from experiments.studies.records import Records
 from experiments.studies.report import report
 
 DESCRIPTION = """
@@ -57,51 +56,22 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if name not in names():
         raise UserError(f"the first word must be a study, one of {', '.join(names())}")
-    records = run_study(Study.read(name), arguments, flags)
-    for failure in records.failures.itertuples():
-        print(f"failed: {failure.row}: {failure.message}", file=sys.stderr)
-    return 1 if len(records.failures) else 0
-
-
-def run_study(study: Study, arguments: argparse.Namespace, flags: list[str]) -> Records:
-    """Makes what is missing, records it, and reports."""
-    rows = arguments.rows or list(study.rows)
-    unknown = [row for row in rows if row not in study.rows]
-    if unknown:
-        raise UserError(f"--rows {' '.join(unknown)}: expected some of {' '.join(study.rows)}")
     if min(arguments.seeds, arguments.jobs) < 1:
         raise UserError("--seeds and --jobs must be 1 or more")
     if not {word.partition("=")[0] for word in flags} & {"--csv", "--data"}:
         flags = ["--data", "embedded", "--split", "random", *flags]
-    shared = parse(flags)
+    study, shared = Study.read(name), parse(flags)
     data = load(replace(shared, split_seed=shared.seed))
     configs = study.configurations(flags, data.name, data.num_tasks)
-    where = f"{study.name}-on-{data.name}"
-    records = Records(arguments.out or Path("results", "ablations", where), data.metric == "rmse")
-    for row in records.runs.itertuples():
-        if row.study != study.name or row.row not in study.rows:
-            raise UserError(
-                f"{records.folder}: row {row.row} of {row.study} is not in {study.name}: choose "
-                "another --out"
-            )
-    identity = {"data": data.name, "graphs": data.graphs_sha256[:16]}
-    perform, runs_dir = Performer(shared.csv, shared.root), arguments.runs_dir / where
-    tries = study.tries(configs, rows)
-    for run in tries:
-        records.check(run, identity)
-    make(study.name, tries, perform, records, runs_dir, list(study.rows), arguments.jobs)
-    for row, (setting, value) in records.best_values().items():
-        configs[row] = replace(configs[row], **{setting: value})
-    untuned = set(rows) - set(records.tuning["row"]) if tries else set()
-    if untuned:
-        raise UserError(f"row {untuned.pop()}: all runs to tune it failed, see {runs_dir}/*.log")
-    runs = study.runs(configs, rows, arguments.seeds)
-    for run in runs:
-        records.check(run, identity)
-    make(study.name, runs, perform, records, runs_dir, list(study.rows), arguments.jobs)
-    if len(records.runs):
-        print("\n" + report(records.folder))
-    return records
+    where = f"{name}-on-{data.name}"
+    return run_study(
+        study.grid(configs, Performer(shared.csv, shared.root), data),
+        arguments.rows or list(study.rows),
+        range(shared.seed, shared.seed + arguments.seeds),
+        arguments.out or Path("results", "ablations", where),
+        arguments.runs_dir / where,
+        arguments.jobs,
+    )
 
 
 if __name__ == "__main__":

@@ -2,58 +2,127 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from experiments.common import Interrupted, UserError
-from experiments.studies.records import Outcome, Records, Run
-
-Perform = Callable[[Run, Path], Outcome]
-"""Makes a run, or the rest of it, in a folder of its own."""
+from experiments.studies.records import Outcome, Records, Run, check_equal
+from experiments.studies.report import report
 
 
-def make(
-    study: str,
-    runs: Sequence[Run],
-    perform: Perform,
-    records: Records,
-    runs_dir: Path,
-    rows: Sequence[str],
-    jobs: int = 1,
-) -> None:
+@dataclass(frozen=True)
+class Tuning:
+    """A setting of which each row first tries these values, with a seed that no run of the study
+    itself should have; ``others`` are settings of these tries alone.
+    """
+
+    setting: str
+    values: Sequence[Any]
+    seed: int
+    others: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the engine has to know of a study.
+
+    Args:
+        study: its name.
+        references: rows in the order of the tables, each with that its differences are taken to.
+        settings: all settings of a run, from its row, its seed and what is changed in the row.
+        perform: makes a run, or the rest of it, in a folder of its own. With several at a time it
+            must be importable or picklable, for it runs in worker processes.
+        tuning: how each row finds its own value of a setting.
+        is_lower_better: whether the smallest score is the best.
+        identity: columns of the records that all runs have in common.
+    """
+
+    study: str
+    references: dict[str, str]
+    settings: Callable[[str, int, dict[str, Any]], dict[str, Any]]
+    perform: Callable[[Run, Path], Outcome]
+    tuning: Tuning | None = None
+    is_lower_better: bool = False
+    identity: dict[str, str] = field(default_factory=dict)
+
+    def run(self, row: str, seed: int, tries: str | None = None, **changes: Any) -> Run:
+        """One run of the study."""
+        return Run(row, seed, self.settings(row, seed, changes), self.references[row], tries)
+
+
+def run_study(
+    grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, runs_dir: Path, jobs: int
+) -> int:
+    """Makes what is missing, records it in ``out``, and reports; exit code 1 when a run failed.
+
+    Rows take turns seed by seed, so that an interrupted study still compares like with like.
+    """
+    for row in rows:
+        if row not in grid.references:
+            raise UserError(f"row {row}: expected some of {' '.join(grid.references)}")
+    records = Records(out)
+    records.check_same({"study": grid.study, **grid.identity})
+    changes: dict[str, dict[str, Any]] = {row: {} for row in rows}
+    if grid.tuning is not None:
+        setting, others = grid.tuning.setting, grid.tuning.others
+        tries = [
+            grid.run(row, grid.tuning.seed, setting, **others, **{setting: value})
+            for row in rows
+            for value in grid.tuning.values
+        ]
+        make(grid, tries, records, runs_dir, jobs)
+        best = records.best_values(grid.is_lower_better)
+        changes = {row: {setting: best[row]} for row in rows if row in best}
+    runs = [grid.run(row, seed, **own) for seed in seeds for row, own in changes.items()]
+    make(grid, runs, records, runs_dir, jobs)
+    for failure in records.failures.itertuples():
+        print(f"failed: {failure.row}: {failure.message}", file=sys.stderr)
+    if len(records.runs):
+        print("\n" + report(out))
+    return 1 if len(records.failures) else 0
+
+
+def make(grid: Grid, runs: Sequence[Run], records: Records, runs_dir: Path, jobs: int) -> None:
     """Makes the runs that have no record, in the order given, and records each as it ends.
 
     A run that fails is recorded too; the others go on. Each run's output is in ``NAME.log``, and
-    its folder, in ``runs_dir``. ``jobs`` are made at a time, with one thread each; ``perform`` must
-    then be importable, for it runs in worker processes. ``rows`` is the order of the tables.
-    ``Interrupted`` is raised when the command was asked to stop.
+    its folder, in ``runs_dir``. ``jobs`` are made at a time, with one thread each. ``Interrupted``
+    is raised when the command was asked to stop, ``UserError`` when a run is recorded with other
+    settings.
     """
-    missing = [run for run in runs if not records.has(run)]
+    for run in runs:
+        for config in records.find(run)["config"]:
+            check_equal(f"{records.folder}, {run.name}", json.loads(config), run.settings)
+    missing = [run for run in runs if records.find(run).empty]
     runs_dir.mkdir(parents=True, exist_ok=True)
     with _sigterm_raises(), parallel_config("loky", inner_max_num_threads=1):
         pool = Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)
         parent = os.getpid() if jobs > 1 else None
-        ended = pool(delayed(_one)(perform, run, runs_dir, parent) for run in missing)
+        ended = pool(delayed(_one)(grid.perform, run, runs_dir, parent) for run in missing)
         try:
             with closing(ended):
                 for number, (run, result) in enumerate(ended, 1):
                     if isinstance(result, Outcome):
-                        records.add(study, run, result)
+                        records.add(grid.study, run, result)
                         text = f"score {result.score:.4g}"
                     else:
                         records.fail(run, result)
                         text = f"failed: {result}"
-                    records.write(rows)
+                    records.write(list(grid.references))
                     print(f"[{number}/{len(missing)}] {run.name}: {text}", flush=True)
         except TerminatedWorkerError as error:
             raise UserError(
@@ -63,7 +132,7 @@ def make(
 
 
 def _one(
-    perform: Perform, run: Run, runs_dir: Path, parent: int | None
+    perform: Callable[[Run, Path], Outcome], run: Run, runs_dir: Path, parent: int | None
 ) -> tuple[Run, Outcome | str]:
     """Makes a run; its outcome, or what went wrong."""
     if parent is not None:
@@ -95,9 +164,6 @@ def _sigterm_raises() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(signal.Signals(number).name)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield

@@ -12,9 +12,12 @@ import yaml
 
 from experiments.common import UserError
 from experiments.molpcba.__main__ import run as train
-from experiments.molpcba.config import Config, flag, parse, require, resolve, to_dict
+from experiments.molpcba.config import Config, flag, parse, resolve, to_dict
+from experiments.molpcba.data import MoleculeData
+from experiments.molpcba.evaluation import is_higher_better
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.model import MoleculeNetwork
+from experiments.studies.engine import Grid, Tuning
 from experiments.studies.records import LAST, Outcome, Run, check_equal
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "ablations"
@@ -31,25 +34,13 @@ class Row(NamedTuple):
     paired differences are taken to.
 
     ``match`` gives the head a hidden layer so wide that the network has as many parameters as that
-    row's, ``head_of`` the hidden layer of that row; ``potential_share`` is the width of the
-    potential, as a share of the network's.
+    row's; ``head_of`` gives it the hidden layer of a row with ``match``.
     """
 
     settings: dict[str, Any]
     reference: str
     match: str | None = None
     head_of: str | None = None
-    potential_share: float | None = None
-
-
-class Tuning(NamedTuple):
-    """A setting of which each row first tries these values, on the valid part alone, with a seed
-    that no run of the study itself should have.
-    """
-
-    setting: str
-    values: tuple[Any, ...]
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -99,20 +90,32 @@ class Study:
             name: resolve(parse([*common, *as_flags(row.settings), "--name", name]), data_name)
             for name, row in self.rows.items()
         }
+        heads = {}
         for name, row in self.rows.items():
-            if row.potential_share is not None:
-                width = max(1, round(row.potential_share * require(configs[name].width)))
-                configs[name] = replace(configs[name], potential_width=width)
-        plain = dict(configs)
-        for name, row in self.rows.items():
-            if row.match is not None:
-                width = _matching(plain[name], plain[row.match], tasks)
-                configs[name] = replace(configs[name], head_width=width)
-        for name, row in self.rows.items():
-            if row.head_of is not None:
-                width = configs[row.head_of].head_width
-                configs[name] = replace(configs[name], head_width=width)
-        return configs
+            matched = row.head_of or name
+            target = self.rows[matched].match
+            if target is not None:
+                heads[name] = _matching(configs[matched], configs[target], tasks)
+        return configs | {
+            name: replace(configs[name], head_width=width) for name, width in heads.items()
+        }
+
+    def grid(self, configs: dict[str, Config], performer: Performer, data: MoleculeData) -> Grid:
+        """The runs that the engine makes; a seed fixes the split, too."""
+
+        def settings(row: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+            config = replace(configs[row], **changes, seed=seed, split_seed=seed)
+            return without_places(to_dict(config))
+
+        return Grid(
+            self.name,
+            {name: row.reference for name, row in self.rows.items()},
+            settings,
+            performer,
+            self.tuning,
+            is_lower_better=not is_higher_better(data.metric),
+            identity={"data": data.name, "graphs": data.graphs_sha256[:16]},
+        )
 
     def _check(self, flags: Sequence[str]) -> None:
         """Refuses flags that would be overruled."""
@@ -130,36 +133,10 @@ class Study:
         for name in sorted(given & taken.keys()):
             raise UserError(f"{flag(name)} {taken[name]}")
 
-    def runs(self, configs: dict[str, Config], rows: Sequence[str], seeds: int) -> list[Run]:
-        """The runs of the table, seed by seed; a seed fixes the split, too."""
-        first = next(iter(configs.values())).seed
-        return [
-            Run(row, seed, settings(configs[row], seed), self.rows[row].reference)
-            for seed in range(first, first + seeds)
-            for row in rows
-        ]
-
-    def tries(self, configs: dict[str, Config], rows: Sequence[str]) -> list[Run]:
-        """The runs by which a value is chosen for each row."""
-        if self.tuning is None:
-            return []
-        setting, seed = self.tuning.setting, self.tuning.seed
-        return [
-            Run(row, seed, settings(config, seed), self.rows[row].reference, setting)
-            for row in rows
-            for value in self.tuning.values
-            for config in [replace(configs[row], **{setting: value})]
-        ]
-
 
 def names() -> list[str]:
     """All studies there are."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def settings(config: Config, seed: int) -> dict[str, Any]:
-    """The settings that decide a run, as plain values."""
-    return without_places(to_dict(replace(config, seed=seed, split_seed=seed)))
 
 
 def without_places(values: dict[str, Any]) -> dict[str, Any]:

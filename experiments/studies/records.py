@@ -14,9 +14,13 @@ import pandas as pd
 from experiments.common import UserError, write_text
 
 FORMAT = 1
-"""Raised when a column is added or changes its meaning: older records are then refused."""
+"""Raised when a column changes its meaning: older records are then refused."""
 LAST = 4
 """Evaluations in ``test_last``, a score with less luck in it than one epoch's."""
+FRESH = "fresh sets"
+"""The split of data that is drawn without end: ``valid`` and ``test_last`` are the test score, an
+epoch is a training step, and ``train_seconds`` is the time of all steps.
+"""
 
 RECORDS = {
     "format": "int", "study": "str", "row": "str", "reference": "str", "seed": "int",
@@ -25,7 +29,9 @@ RECORDS = {
     "parameters": "int", "data": "str", "split": "str", "graphs": "str", "fingerprint": "str",
     "revision": "str", "config": "str",
 }  # fmt: skip
-"""``test`` is that of the epoch with the best ``valid``; ``train_seconds`` an epoch's median."""
+"""``test`` is that of the epoch with the best ``valid``; ``train_seconds`` an epoch's median.
+A study's further test scores follow, each a column.
+"""
 CURVES = {"row": "str", "seed": "int", "epoch": "int", "valid": "float", "test": "float"}
 TUNING = {
     "row": "str", "setting": "str", "value": "str", "seed": "int", "valid_last": "float",
@@ -55,8 +61,8 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A finished run: columns of :data:`RECORDS` but format, study, row, reference and config; a
-    curve with columns epoch, valid, test; and the score that a value is chosen by.
+    """A finished run: columns of :data:`RECORDS` but format, study, row, reference and config, and
+    further scores; a curve with columns epoch, valid, test; the score that a value is chosen by.
     """
 
     record: dict[str, Any]
@@ -65,13 +71,10 @@ class Outcome(NamedTuple):
 
 
 class Records:
-    """The tables of a study in ``folder``, empty where there are none yet.
+    """The tables of a study in ``folder``, empty where there are none yet."""
 
-    ``lower`` says that a smaller score is the better one.
-    """
-
-    def __init__(self, folder: Path, lower: bool = False) -> None:
-        self.folder, self.lower = folder, lower
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.runs = _read(folder / "records.csv", RECORDS)
         if (self.runs["format"] != FORMAT).any():
             raise _other_version(folder / "records.csv")
@@ -79,43 +82,40 @@ class Records:
         self.tuning = _read(folder / "tuning.csv", TUNING)
         self.failures = _read(folder / "failures.csv", FAILURES)
 
-    def has(self, run: Run) -> bool:
-        """Whether that run is recorded."""
+    def find(self, run: Run) -> pd.DataFrame:
+        """The record of that run, no row where there is none."""
         if run.tries is None:
-            return bool(_is(self.runs, run.row, run.seed).any())
-        return bool(self._tried(run).any())
-
-    def _tried(self, run: Run) -> pd.Series:
-        value = json.dumps(run.settings[str(run.tries)])
-        return (self.tuning["row"] == run.row) & (self.tuning["value"] == value)
+            table = self.runs
+            return table[(table["row"] == run.row) & (table["seed"] == run.seed)]
+        table, value = self.tuning, json.dumps(run.settings[run.tries])
+        return table[(table["row"] == run.row) & (table["value"] == value)]
 
     def add(self, study: str, run: Run, outcome: Outcome) -> None:
         """Takes in a finished run."""
-        config = json.dumps(run.settings, sort_keys=True)
         self.failures = self.failures[self.failures["row"] != run.name]
+        config = json.dumps(run.settings, sort_keys=True)
+        row = {**outcome.record, "row": run.row, "seed": run.seed, "config": config}
         if run.tries is not None:
             value = json.dumps(run.settings[run.tries])
-            row = {**outcome.record, "row": run.row, "setting": run.tries, "value": value}
-            row |= {"seed": run.seed, "valid_last": outcome.score, "config": config}
-            self.tuning = pd.concat([self.tuning, _typed(pd.DataFrame([row]), TUNING)])
+            row |= {"setting": run.tries, "value": value, "valid_last": outcome.score}
+            self.tuning = _extended(self.tuning, {key: row[key] for key in TUNING}, TUNING)
             return
-        row = {"format": FORMAT, "study": study, "row": run.row, "reference": run.reference}
-        row |= {**outcome.record, "seed": run.seed, "config": config}
+        row |= {"format": FORMAT, "study": study, "reference": run.reference}
+        self.runs = _extended(self.runs, row, RECORDS)
         curve = outcome.curve.assign(row=run.row, seed=run.seed)
-        self.runs = pd.concat([self.runs, _typed(pd.DataFrame([row]), RECORDS)])
-        self.curves = pd.concat([self.curves, _typed(curve, CURVES)])
+        self.curves = _extended(self.curves, curve, CURVES)
 
     def fail(self, run: Run, message: str) -> None:
         """Takes in that a run failed; its row is the run's name."""
-        self.failures = self.failures[self.failures["row"] != run.name]
-        failure = pd.DataFrame([{"row": run.name, "seed": run.seed, "message": message}])
-        self.failures = pd.concat([self.failures, _typed(failure, FAILURES)])
+        failures = self.failures[self.failures["row"] != run.name]
+        failure = {"row": run.name, "seed": run.seed, "message": message}
+        self.failures = _extended(failures, failure, FAILURES)
 
-    def best_values(self) -> dict[str, tuple[str, Any]]:
-        """Of each row: which setting was tuned, and its best value."""
+    def best_values(self, is_lower_better: bool) -> dict[str, Any]:
+        """The best value of each row's tuned setting."""
         groups = self.tuning.reset_index(drop=True).groupby("row", sort=False)["valid_last"]
-        best = self.tuning.iloc[groups.idxmin() if self.lower else groups.idxmax()]
-        return {b.row: (b.setting, json.loads(b.value)) for b in best.itertuples()}
+        best = self.tuning.iloc[groups.idxmin() if is_lower_better else groups.idxmax()]
+        return dict(zip(best["row"], best["value"].map(json.loads), strict=True))
 
     def write(self, rows: Sequence[str]) -> None:
         """Replaces the files, each at once, rows in that order and seeds in theirs."""
@@ -124,29 +124,23 @@ class Records:
         place = {row: i for i, row in enumerate(rows)}
         for name, table in (tables | seldom).items():
             path = self.folder / f"{name}.csv"
-            if name in seldom and not len(table):
+            if name in seldom and table.empty:
                 path.unlink(missing_ok=True)
                 continue
-            order = table.assign(_place=table["row"].map(lambda row: place.get(row, len(place))))
-            order = order.sort_values(["_place", "seed"], kind="stable").drop(columns="_place")
-            write_text(path, order.to_csv(index=False))
+            ordered = table.sort_values(
+                ["row", "seed"], key=lambda own: own.map(place) if own.name == "row" else own
+            )
+            write_text(path, ordered.to_csv(index=False))
 
-    def check(self, run: Run, data: dict[str, Any]) -> None:
-        """Raises ``UserError`` when a run is recorded with other settings or of other data."""
-        table, file = (
-            (self.runs[_is(self.runs, run.row, run.seed)], "records.csv")
-            if run.tries is None
-            else (self.tuning[self._tried(run)], "tuning.csv")
-        )
-        for found in table.to_dict("records"):
-            where = f"{self.folder / file}, {run.name}"
-            for key, value in data.items():
-                if found[key] != value:
+    def check_same(self, identity: dict[str, str]) -> None:
+        """Raises ``UserError`` when there are runs of another study or of other data."""
+        for table in (self.runs, self.tuning):
+            for key in identity.keys() & set(table.columns):
+                for other in set(table[key]) - {identity[key]}:
                     raise UserError(
-                        f"{where}: made on {key} {found[key]}, not {value}: choose another --out "
-                        "and --runs-dir"
+                        f"{self.folder}: made on {key} {other}, not {identity[key]}: choose "
+                        "another folder for records and runs"
                     )
-            check_equal(where, json.loads(found["config"]), run.settings)
 
     def check_one_study(self) -> None:
         """Raises ``UserError`` when the runs cannot be compared."""
@@ -168,29 +162,30 @@ def check_equal(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> No
         if found.get(key) != wanted.get(key):
             raise UserError(
                 f"{where}: made with {key} {found.get(key)}, not {wanted.get(key)}: continue with "
-                "the settings it was started with, or choose another --out and --runs-dir"
+                "the settings it was started with, or choose another folder for records and runs"
             )
 
 
-def _is(table: pd.DataFrame, row: str, seed: int) -> pd.Series:
-    return (table["row"] == row) & (table["seed"] == seed)
-
-
-def _typed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
-    return table[list(columns)].astype(columns)
+def _extended(
+    table: pd.DataFrame, new: dict[str, Any] | pd.DataFrame, columns: dict[str, str]
+) -> pd.DataFrame:
+    """The table with new rows, at least these columns first."""
+    rows = pd.DataFrame([new]) if isinstance(new, dict) else new
+    rows = rows[[*columns, *rows.columns.difference(list(columns), sort=False)]].astype(columns)
+    return pd.concat([table, rows]) if len(table) else rows
 
 
 def _other_version(path: Path) -> UserError:
-    return UserError(f"{path} is of another version: choose another --out, or delete it")
+    return UserError(f"{path} is of another version: choose another folder, or delete it")
 
 
 def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     if not path.exists():
-        return _typed(pd.DataFrame(columns=list(columns)), columns)
+        return pd.DataFrame(columns=list(columns)).astype(columns)
     try:
         table = pd.read_csv(path, dtype=columns, keep_default_na=False)
     except (ValueError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it") from error
-    if list(table.columns) != list(columns):
+    if list(table.columns[: len(columns)]) != list(columns):
         raise _other_version(path)
     return table

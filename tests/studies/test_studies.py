@@ -16,8 +16,8 @@ from experiments.common import UserError
 from experiments.molpcba.config import parse
 from experiments.studies import molpcba
 from experiments.studies.__main__ import main
-from experiments.studies.engine import make
-from experiments.studies.records import Records, Run
+from experiments.studies.engine import Grid, run_study
+from experiments.studies.records import Records
 from tests.molpcba.conftest import tiny_csv, tiny_data, tiny_root  # noqa: F401 (fixtures)
 
 TINY = """
@@ -101,7 +101,7 @@ def test_a_value_is_chosen_for_each_row(call, folder, tmp_path):
     assert call("--rows", "mean", "ea-1") == 0
     records = Records(tmp_path / "out")
     assert len(records.tuning) == 4
-    assert records.best_values()["mean"] == ("lr", 0.02)
+    assert records.best_values(is_lower_better=False)["mean"] == 0.02
     assert records.runs["config"].str.contains('"lr": 0.02').all()
     assert "lr is each row's best of 0.0001, 0.02" in (tmp_path / "out" / "table.md").read_text()
 
@@ -129,7 +129,7 @@ def test_a_failed_run_is_recorded_and_made_next_time(call, tmp_path, monkeypatch
 
 def test_refusals_are_one_line(call, folder, tmp_path, capsys):
     assert call("--rows", "mean") == 0
-    assert "--rows x: expected some of mean" in refused(call, capsys, "--rows", "x")
+    assert "row x: expected some of mean" in refused(call, capsys, "--rows", "x")
     assert "--seeds and --jobs must be 1 or more" in refused(call, capsys, "--jobs", "0")
     assert "--name is not for studies" in refused(call, capsys, "--name", "x")
     assert "--readout is what row mean of tiny sets" in refused(call, capsys, "--readout", "sum")
@@ -210,9 +210,9 @@ class Dying:
 
 
 def test_a_dead_worker_is_one_line(tmp_path):
-    runs = [Run("a", seed, {}, "a") for seed in (0, 1)]
+    grid = Grid("tiny", {"a": "a"}, lambda row, seed, changes: {}, Dying())
     with pytest.raises(UserError, match="a process that made a run died"):
-        make("tiny", runs, Dying(), Records(tmp_path / "out"), tmp_path / "runs", ["a"], jobs=2)
+        run_study(grid, ["a"], [0, 1], tmp_path / "out", tmp_path / "runs", jobs=2)
 
 
 @pytest.mark.parametrize("name", molpcba.names())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.median.data import DISTRIBUTIONS, SET_SIZE, medians, sample_sets
+from experiments.median import DISTRIBUTIONS, SET_SIZE, draw, evaluate, labelled
 
 DRAWS = 200_000
 # Mean, variance and median of each. Gamma of shape 0.5 and scale 0.2: mean 0.5 * 0.2, variance
@@ -37,7 +37,7 @@ def test_gamma_has_the_distribution_of_torchs():
 
 
 def test_each_set_comes_from_one_distribution_and_all_occur_equally():
-    values, _ = sample_sets(6000, generator())
+    values = draw(6000, generator())
     assert values.shape == (6000, SET_SIZE)
     negative = (values < 0).any(dim=1)  # normal: 10.6 % of values, so every set but 1 in 70,000
     within = (values >= 0).all(dim=1) & (values < 1).all(dim=1)
@@ -48,19 +48,22 @@ def test_each_set_comes_from_one_distribution_and_all_occur_equally():
     assert (~negative & (~within | small)).float().mean().item() == pytest.approx(1 / 3, abs=0.03)
 
 
-def test_labels_are_the_means_of_the_middle_two():
-    values, labels = sample_sets(50, generator())
-    ordered = values.sort(dim=1).values
-    middle = (ordered[:, 49] + ordered[:, 50]) / 2
-    torch.testing.assert_close(labels, middle)
-
-
-def test_median_of_a_known_row():
+def test_the_label_is_the_median_of_each_set():
     rows = torch.tensor([[4.0, 1.0, 2.0, 10.0], [0.0, 0.0, 1.0, 1.0]])
-    torch.testing.assert_close(medians(rows), torch.tensor([3.0, 0.5]))
+    sets = labelled(rows)
+    torch.testing.assert_close(sets.labels, torch.tensor([3.0, 0.5]))
+    assert sets.elements.squeeze(1).tolist() == rows.flatten().tolist()
+    assert sets.members.tolist() == [0] * 4 + [1] * 4
 
 
 def test_the_generator_decides_everything():
-    first, second = sample_sets(5, generator(1)), sample_sets(5, generator(1))
-    assert torch.equal(first[0], second[0])
-    assert not torch.equal(first[0], sample_sets(5, generator(2))[0])
+    assert torch.equal(draw(5, generator(1)), draw(5, generator(1)))
+    assert not torch.equal(draw(5, generator(1)), draw(5, generator(2)))
+
+
+def test_the_error_is_the_mean_square():
+    class Oracle(torch.nn.Module):
+        def forward(self, sets):
+            return sets.labels + 0.1
+
+    assert evaluate(Oracle(), 500, tuning=False)["mse"] == pytest.approx(0.01, rel=1e-5)

@@ -7,13 +7,12 @@ here its set of four aggregators.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import nn
 from torch_geometric.nn import aggr
 
-from experiments.common import UserError
 from pyg_ea import EAAggregation, NesterovSolver, NoPrior, QuantilePotential
 
 STEPS = 8  # inner steps of EA and of PyG's EA
@@ -21,21 +20,13 @@ READS = 4  # processing steps of Set2Set
 HEADS = 4
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An aggregator of the study.
-
-    Args:
-        label: its name in tables and figures.
-        build: makes the module from the size of an element.
-        widening: size of its result, in units of the size of an element.
-        ours: whether it is this library's, not one it is compared with.
+class Entry(NamedTuple):
+    """An aggregator: what makes it from the size of an element, and the size of its result in units
+    of that.
     """
 
-    label: str
     build: Callable[[int], nn.Module]
     widening: int = 1
-    ours: bool = False
 
 
 def _ea(channels: int) -> nn.Module:
@@ -76,34 +67,17 @@ def _set_transformer(channels: int) -> nn.Module:
 
 
 AGGREGATORS: dict[str, Entry] = {
-    "ea": Entry("EA, learned potential", _ea, ours=True),
-    "ea_quantile": Entry("EA, quantile potential", _ea_quantile, ours=True),
-    "sum": Entry("sum (Deep Sets)", lambda channels: aggr.SumAggregation()),
-    "mean": Entry("mean", lambda channels: aggr.MeanAggregation()),
-    "max": Entry("max", lambda channels: aggr.MaxAggregation()),
+    "ea": Entry(_ea),
+    "ea_quantile": Entry(_ea_quantile),
+    "sum": Entry(lambda channels: aggr.SumAggregation()),
+    "mean": Entry(lambda channels: aggr.MeanAggregation()),
+    "max": Entry(lambda channels: aggr.MaxAggregation()),
     "attention": Entry(
-        "softmax attention",
         lambda channels: aggr.AttentionalAggregation(nn.Linear(channels, channels)),
     ),
-    "set2set": Entry("Set2Set", lambda channels: aggr.Set2Set(channels, READS), widening=2),
-    "pma": Entry("PMA", _pma),
-    "pna": Entry(
-        "PNA", lambda channels: aggr.MultiAggregation(["mean", "max", "min", "std"]), widening=4
-    ),
-    "pyg_ea": Entry("EA (PyG)", _pyg_ea),
-    "set_transformer": Entry("Set Transformer (SAB, PMA, SAB)", _set_transformer),
+    "set2set": Entry(lambda channels: aggr.Set2Set(channels, READS), widening=2),
+    "pma": Entry(_pma),
+    "pna": Entry(lambda channels: aggr.MultiAggregation(["mean", "max", "min", "std"]), widening=4),
+    "pyg_ea": Entry(_pyg_ea),
+    "set_transformer": Entry(_set_transformer),
 }
-
-
-def check_methods(methods: Sequence[str], learning_rates: Sequence[float]) -> None:
-    """Refuses a study without methods or rates, or with a method that is none.
-
-    Raises:
-        UserError: with the choices.
-    """
-    for name in methods:
-        if name not in AGGREGATORS:
-            choices = ", ".join(AGGREGATORS)
-            raise UserError(f"methods: got {name!r}, expected some of {choices}")
-    if not methods or not learning_rates:
-        raise UserError("methods and learning_rates must each name at least one, got none")

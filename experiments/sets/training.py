@@ -1,26 +1,35 @@
-"""One run of a study of sets: a model within a parameter budget, trained on fresh sets."""
+"""The model of sets, within a parameter budget, and its training."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from experiments.common import UserError
-from experiments.median.aggregators import AGGREGATORS, Entry
-from experiments.median.data import sample_sets
+from experiments.sets.aggregators import AGGREGATORS, Entry
 from pyg_ea import EAAggregation, auxiliary_loss
 
-TEST_SEED = 2**31  # no run is seeded with it, so no run trains on the test sets
-TEST_BATCH = 200  # sets evaluated at once: small enough for the processor's cache
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 # The gradient of all parameters is clipped to this many times the running mean of its norm. A fixed
 # limit never binds once the error is small, and one large gradient then ruins every row at 0.03.
 CLIP = 2.0
 SMOOTHING = 0.98
+
+
+class Sets(NamedTuple):
+    """Sets with their labels."""
+
+    elements: Tensor
+    """``[N, D]``"""
+    members: Tensor
+    """``[N]``, the set of each element."""
+    labels: Tensor
+    """``[S]``"""
 
 
 class SetModel(nn.Module):
@@ -31,10 +40,6 @@ class SetModel(nn.Module):
         inputs: size of an element.
         embedding: size of an encoded element.
         width: hidden width of encoder and decoder.
-
-    Shapes:
-        - **elements:** :math:`(N, \\text{inputs})`, **index:** :math:`(N)`, the set of each
-        - **output:** :math:`(S)`
     """
 
     def __init__(self, entry: Entry, inputs: int, embedding: int, width: int) -> None:
@@ -43,9 +48,10 @@ class SetModel(nn.Module):
         self.aggregator = entry.build(embedding)
         self.decoder = _mlp(embedding * entry.widening, width, 1)
 
-    def forward(self, elements: Tensor, index: Tensor, num_sets: int) -> Tensor:
-        """``[N, inputs] -> [S]``."""
-        result = self.aggregator(self.encoder(elements), index, dim_size=num_sets)
+    def forward(self, sets: Sets) -> Tensor:
+        """One number a set: ``[S]``."""
+        encoded = self.encoder(sets.elements)
+        result = self.aggregator(encoded, sets.members, dim_size=len(sets.labels))
         return self.decoder(result).squeeze(1)
 
 
@@ -59,7 +65,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def model_for_budget(name: str, embedding: int, parameters: int, inputs: int = 1) -> SetModel:
+def model_for_budget(name: str, embedding: int, parameters: int, inputs: int) -> SetModel:
     """The model of aggregator ``name`` with the widest encoder and decoder within the budget.
 
     An aggregator without parameters gets a larger encoder and decoder in exchange.
@@ -124,67 +130,16 @@ def optimise(
         yield step, seconds
 
 
-def train(
-    method: str,
-    seed: int,
-    *,
-    learning_rate: float,
-    steps: int,
-    batch_size: int,
-    embedding: int,
-    parameters: int,
-    auxiliary_weight: float,
-    test_sets: int,
-    evaluations: int,
-) -> tuple[list[tuple[int, float]], int, float]:
-    """Trains one model of the median.
-
-    All methods see the same sets for the same seed. The arguments are those of
-    :class:`experiments.median.__main__.Config`.
-
-    Returns:
-        ``(step, mean squared error)`` of each evaluation, the number of parameters, and the
-        processor time of training, without evaluations.
-    """
-    torch.manual_seed(seed)
-    model = model_for_budget(method, embedding, parameters)
-    generator = Generator().manual_seed(seed)
-
-    def batch_loss() -> Tensor:
-        values, labels = sample_sets(batch_size, generator)
-        return (estimate(model, values) - labels).square().mean()
-
-    stops = {round(steps * (k + 1) / evaluations) for k in range(evaluations)}
-    curve: list[tuple[int, float]] = []
-    seconds = 0.0
-    training = optimise(
-        model, batch_loss, learning_rate=learning_rate, steps=steps,
-        auxiliary_weight=auxiliary_weight,
-    )  # fmt: skip
-    for step, spent in training:
-        seconds = spent
-        if step in stops:
-            curve.append((step, evaluate(model, test_sets)))
-    return curve, count_parameters(model), seconds
-
-
-def estimate(model: nn.Module, values: Tensor) -> Tensor:
-    """The model's medians of sets of equal size: ``[S, n] -> [S]``."""
-    num_sets, size = values.shape
-    index = torch.arange(num_sets).repeat_interleave(size)
-    return model(values.reshape(-1, 1), index, num_sets)
-
-
-def evaluate(model: nn.Module, num_sets: int) -> float:
-    """Mean squared error over ``num_sets`` sets that are the same at each call."""
-    values, labels = sample_sets(num_sets, Generator().manual_seed(TEST_SEED))
+def predict(
+    model: SetModel, parts: Iterable[Sets], link: Callable[[Tensor], Tensor] = lambda output: output
+) -> tuple[Tensor, Tensor]:
+    """Estimates, ``link`` of outputs, and labels of all sets ``[S]``, which come in parts."""
     model.eval()
-    with torch.no_grad():
-        # PyG's EquilibriumAggregation keeps its graph even under no_grad.
-        batches = values.split(TEST_BATCH)
-        estimates = torch.cat([estimate(model, batch).detach() for batch in batches])
+    with torch.no_grad():  # under which PyG's EquilibriumAggregation keeps its graph all the same
+        pairs = [(link(model(sets)).detach(), sets.labels) for sets in parts]
     model.train()
-    return (estimates - labels).square().double().mean().item()
+    estimates, labels = zip(*pairs, strict=True)
+    return torch.cat(estimates), torch.cat(labels)
 
 
 def _rate(step: int, steps: int) -> float:

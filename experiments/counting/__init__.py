@@ -1,1 +1,0 @@
-"""Class counting: the number of distinct classes in a set of images."""

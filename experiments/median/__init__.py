@@ -1,1 +1,0 @@
-"""Median estimation (appendix D.1): Equilibrium Aggregation against other aggregators."""

@@ -1,0 +1,1 @@
+"""What studies of aggregators on sets share: aggregators, the model and its training, the study."""

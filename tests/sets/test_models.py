@@ -1,0 +1,78 @@
+"""Every aggregator fits the frame and the budget, is blind to the order of a set, and learns."""
+
+import math
+
+import pytest
+import torch
+
+from experiments.median import DEFAULTS, labelled
+from experiments.sets.aggregators import AGGREGATORS
+from experiments.sets.training import SetModel, _rate, count_parameters, model_for_budget, optimise
+
+SHARE = 0.05  # how far below the budget a model may stay; none may exceed it
+
+
+@pytest.fixture(params=AGGREGATORS)
+def name(request):
+    return request.param
+
+
+def test_parameters_meet_the_budget(name):
+    model = model_for_budget(name, DEFAULTS.embedding, DEFAULTS.parameters, inputs=1)
+    used = count_parameters(model)
+    assert (1 - SHARE) * DEFAULTS.parameters <= used <= DEFAULTS.parameters
+
+
+def test_one_estimate_a_set_whatever_the_order(name):
+    torch.manual_seed(0)
+    model = model_for_budget(name, 8, 4000, inputs=1).eval()
+    values = torch.rand(3, 20)
+    medians = model(labelled(values))
+    assert medians.shape == (3,)
+    shuffled = values[:, torch.randperm(20)]
+    torch.testing.assert_close(model(labelled(shuffled)), medians, rtol=1e-3, atol=1e-4)
+
+
+def test_a_set_does_not_see_the_others(name):
+    if name == "pyg_ea":
+        pytest.skip("PyG's EA averages its regulariser over the batch: it does see the others")
+    torch.manual_seed(0)
+    model = model_for_budget(name, 8, 4000, inputs=1).eval()
+    values = torch.rand(3, 20)
+    alone, together = model(labelled(values[:1])), model(labelled(values))
+    torch.testing.assert_close(alone, together[:1], rtol=1e-3, atol=1e-4)
+
+
+def test_every_parameter_learns_something(name):
+    torch.manual_seed(0)
+    model = model_for_budget(name, 8, 4000, inputs=1)
+    model(labelled(torch.rand(4, 20))).square().sum().backward()
+    without = [key for key, p in model.named_parameters() if p.grad is None]
+    # PyG's EA never uses the offsets of its last layer and its last skip: constants of the energy
+    allowed = {"pyg_ea": "aggregator.potential"}.get(name)
+    assert all(allowed is not None and key.startswith(allowed) for key in without)
+
+
+def test_the_rate_rises_and_falls_to_zero():
+    rates = [_rate(step, 200) for step in range(201)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1) == rates[9]
+    assert rates[200] == pytest.approx(0, abs=1e-12)
+    assert rates[105] == pytest.approx(0.5)
+    assert all(math.isfinite(rate) for rate in rates)
+
+
+def test_one_large_gradient_does_not_move_the_model_far():
+    torch.manual_seed(0)
+    model = SetModel(AGGREGATORS["mean"], 1, 4, 8)
+    sets = labelled(torch.rand(2, 4))
+    sizes = iter([1.0] * 19 + [1e6])
+    weight = model.decoder[-1].weight
+
+    def batch_loss():
+        return next(sizes) * model(sets).square().mean()
+
+    settings = {"learning_rate": 1e-3, "steps": 20, "auxiliary_weight": 0.0}
+    moved = [weight.detach().clone() for _ in optimise(model, batch_loss, **settings)]
+    usual = (moved[-3] - moved[-4]).norm()
+    assert (moved[-1] - moved[-2]).norm() < 3 * usual

@@ -1,0 +1,98 @@
+"""Both commands write records, continue where they stopped, and report from records alone."""
+
+import json
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("sklearn")
+
+from experiments import counting, median
+from experiments.sets import study
+from experiments.studies.records import Records
+
+TINY = [
+    *("--steps", "4", "--tuning_steps", "2", "--evaluations", "2", "--seeds", "2"),
+    *("--batch_size", "2", "--test_sets", "10"),
+    *("--learning_rates", "[1e-3, 1e-2]", "--methods", "[ea, mean]", "--results", "results"),
+]
+RUNS = [("ea", 0), ("ea", 1), ("mean", 0), ("mean", 1)]
+
+
+@pytest.fixture(params=[median, counting], ids=["median", "counting"])
+def call(request, tmp_path, monkeypatch):
+    """Calls the tiny study in ``tmp_path``."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *flags: request.param.main([*TINY, *flags])
+
+
+def test_every_run_leaves_a_record_with_the_best_rate(call, tmp_path, capsys):
+    assert call() == 0
+    records = Records(tmp_path / "results")
+    assert list(zip(records.runs["row"], records.runs["seed"], strict=True)) == RUNS
+    own = records.curves[(records.curves["row"] == "ea") & (records.curves["seed"] == 1)]
+    assert own["epoch"].tolist() == [2, 4]
+    assert own["test"].iloc[-1] == records.runs["test"][1]
+    for row in ("ea", "mean"):
+        tried = records.tuning[records.tuning["row"] == row]
+        best = tried.loc[tried["valid_last"].idxmin(), "value"]
+        for config in records.runs["config"][records.runs["row"] == row].map(json.loads):
+            assert (config["learning_rate"], config["steps"]) == (float(best), 4)
+    table = (tmp_path / "results" / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert [line.split()[1] for line in table.splitlines()[4:6]] == ["ea", "mean"]
+    for picture in ("outcome.png", "learning.png"):
+        assert (tmp_path / "results" / picture).stat().st_size > 10_000
+
+
+def test_only_what_is_missing_is_made_and_equals_what_was(call, tmp_path, monkeypatch, capsys):
+    assert call() == 0
+    path = tmp_path / "results" / "records.csv"
+    before = pd.read_csv(path)
+    table = (tmp_path / "results" / "table.md").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "optimise", None)
+        assert call() == 0
+        assert call("--report") == 0
+        assert table in capsys.readouterr().out
+    before.drop(index=1).to_csv(path, index=False)
+    assert call() == 0
+    times = ["train_seconds", "revision"]
+    pd.testing.assert_frame_equal(pd.read_csv(path).drop(columns=times), before.drop(columns=times))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--methods", "[medain]"], "row medain: expected some of ea"),
+        (["--seeds", "0"], "seeds"),
+        (["--nonsense", "1"], "nonsense"),
+        (["--report"], "has no run yet"),
+    ],
+)
+def test_mistakes_are_one_line(call, capsys, flags, message):
+    assert call(*flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_other_settings_are_refused(call, capsys):
+    assert call() == 0
+    assert call("--batch_size", "3") == 2
+    assert "made with batch_size 2, not 3" in capsys.readouterr().err
+
+
+def test_a_budget_too_small_is_a_failure_and_the_others_go_on(call, tmp_path, capsys):
+    size = ["--embedding", "32", "--parameters", "4500"]
+    assert call(*size) == 1
+    assert "got 4500, expected at least" in capsys.readouterr().err
+    assert set(Records(tmp_path / "results").runs["row"]) == {"mean"}
+
+
+@pytest.mark.parametrize("method", ["ea", "sum"])
+def test_the_error_falls_below_that_of_a_constant(method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--steps", "60", "--batch_size", "8", "--learning_rates", "[5e-3]", "--seeds", "1"]
+    assert median.main([*TINY, *flags, "--test_sets", "100", "--methods", f"[{method}]"]) == 0
+    # the medians' variance is about 0.05: two distributions around 0.5, one around 0.045
+    assert Records(tmp_path / "results").runs["test"][0] < 0.025
