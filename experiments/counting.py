@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from experiments.sets.aggregators import AGGREGATORS
-from experiments.sets.study import TEST_BATCH, TEST_SEED, Config, Task, study_command
+from experiments.sets.study import TEST_BATCH, TEST_SEED, Task, study_command
 from experiments.sets.training import SetModel, Sets, predict
 
 CLASSES = 10
@@ -31,21 +31,6 @@ TESTS: dict[str, dict[str, Any]] = {
     "outliers_": {"outliers": 0.25},
 }
 """Test sets by the prefix of their scores; sets of training have 6 to 20 images."""
-DEFAULTS = Config(
-    methods=[name for name in AGGREGATORS if name != "ea_quantile"],
-    seeds=3,
-    learning_rates=[3e-3, 1e-2, 3e-2],
-    tuning_steps=2000,  # within 500 most methods still predict a constant, at any rate
-    steps=6000,
-    batch_size=32,
-    embedding=16,
-    parameters=10_000,
-    auxiliary_weight=1e-4,
-    test_sets=2000,
-    evaluations=1,
-    jobs=1,
-    results="results/counting",
-)
 
 
 class Images(NamedTuple):
@@ -143,12 +128,7 @@ def _parts(images: Images, num_sets: int, settings: dict[str, Any]) -> Iterator[
 
 TASK = Task(
     name="counting",
-    description="""Class counting: the number of distinct classes in a set of digits, EA against
-other aggregators.
-
-Tunes the learning rate of each on validation images, trains each on several seeds, writes records,
-a figure and a table. Interrupted, call it again: it continues with the next run.
-""",
+    description="Class counting: the number of distinct classes in a set of digits",
     data="sets of digits",
     inputs=PIXELS,
     sample=sample,
@@ -156,8 +136,17 @@ a figure and a table. Interrupted, call it again: it continues with the next run
     evaluate=evaluate,
     metric="accuracy",
     error="error",
+    defaults={
+        "methods": [name for name in AGGREGATORS if name != "ea_quantile"],
+        "learning_rates": [3e-3, 1e-2, 3e-2],
+        "tuning_steps": 2000,  # within 500 most methods still predict a constant, at any rate
+        "steps": 6000,
+        "batch_size": 32,
+        "parameters": 10_000,
+        "evaluations": 1,
+    },
 )
-main = study_command(TASK, DEFAULTS)
+main = study_command(TASK)
 
 if __name__ == "__main__":
     sys.exit(main())

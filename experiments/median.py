@@ -6,36 +6,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from experiments.sets.aggregators import AGGREGATORS
-from experiments.sets.study import TEST_BATCH, TEST_SEED, Config, Task, study_command
+from experiments.sets.study import TEST_BATCH, TEST_SEED, Task, study_command
 from experiments.sets.training import SetModel, Sets, predict
 
 SET_SIZE = 100
-DEFAULTS = Config(
-    methods=list(AGGREGATORS),
-    seeds=3,
-    learning_rates=[1e-3, 3e-3, 1e-2, 3e-2],
-    tuning_steps=500,
-    steps=4000,
-    batch_size=16,
-    embedding=16,
-    parameters=5000,
-    auxiliary_weight=1e-4,
-    test_sets=2000,
-    evaluations=10,
-    jobs=1,
-    results="results/median",
-)
-
-
-def uniform(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Uniform on [0, 1)."""
-    return torch.rand(shape, generator=generator)
 
 
 def gamma(shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -52,13 +32,15 @@ def normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
     return 0.5 + 0.4 * torch.randn(shape, generator=generator)
 
 
-DISTRIBUTIONS = {"uniform": uniform, "gamma": gamma, "normal": normal}
+DISTRIBUTIONS: dict[str, Callable] = {"uniform": torch.rand, "gamma": gamma, "normal": normal}
 
 
 def draw(num_sets: int, generator: Generator) -> Tensor:
     """Values of sets, each from one distribution picked by chance: ``[S, 100]``."""
     shape = (num_sets, SET_SIZE)
-    drawn = torch.stack([draw(shape, generator) for draw in DISTRIBUTIONS.values()])  # [3, S, 100]
+    drawn = torch.stack(
+        [draw(shape, generator=generator) for draw in DISTRIBUTIONS.values()]
+    )  # [3, S, 100]
     choice = torch.randint(len(DISTRIBUTIONS), (num_sets,), generator=generator)
     return drawn[choice, torch.arange(num_sets)]
 
@@ -79,11 +61,7 @@ def evaluate(model: SetModel, num_sets: int, tuning: bool) -> dict[str, float]:
 
 TASK = Task(
     name="median",
-    description="""Median estimation (appendix D.1): EA against other aggregators.
-
-Tunes the learning rate of each, trains each on several seeds, writes records, figures and a table.
-Interrupted, call it again: it continues with the next run.
-""",
+    description="Median estimation (appendix D.1)",
     data="sets of 100 values",
     inputs=1,
     sample=lambda num_sets, generator: labelled(draw(num_sets, generator)),
@@ -91,8 +69,9 @@ Interrupted, call it again: it continues with the next run.
     evaluate=evaluate,
     metric="mse",
     error="mse",
+    defaults={},
 )
-main = study_command(TASK, DEFAULTS)
+main = study_command(TASK)
 
 if __name__ == "__main__":
     sys.exit(main())

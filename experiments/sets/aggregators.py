@@ -49,35 +49,27 @@ def _ea_quantile(channels: int) -> nn.Module:
     )
 
 
-def _pyg_ea(channels: int) -> nn.Module:
-    return aggr.EquilibriumAggregation(
-        channels, channels, num_layers=[2 * channels, channels], grad_iter=STEPS
-    )
-
-
-def _pma(channels: int) -> nn.Module:
-    return aggr.SetTransformerAggregation(
-        channels, num_encoder_blocks=0, num_decoder_blocks=0, heads=HEADS
-    )
-
-
-def _set_transformer(channels: int) -> nn.Module:
-    # PyG's default: elements attend to each other before they are pooled.
-    return aggr.SetTransformerAggregation(channels, heads=HEADS)
-
-
 AGGREGATORS: dict[str, Entry] = {
     "ea": Entry(_ea),
     "ea_quantile": Entry(_ea_quantile),
     "sum": Entry(lambda channels: aggr.SumAggregation()),
     "mean": Entry(lambda channels: aggr.MeanAggregation()),
     "max": Entry(lambda channels: aggr.MaxAggregation()),
-    "attention": Entry(
-        lambda channels: aggr.AttentionalAggregation(nn.Linear(channels, channels)),
-    ),
+    "attention": Entry(lambda channels: aggr.AttentionalAggregation(nn.Linear(channels, channels))),
     "set2set": Entry(lambda channels: aggr.Set2Set(channels, READS), widening=2),
-    "pma": Entry(_pma),
+    "pma": Entry(
+        lambda channels: aggr.SetTransformerAggregation(
+            channels, num_encoder_blocks=0, num_decoder_blocks=0, heads=HEADS
+        )
+    ),
     "pna": Entry(lambda channels: aggr.MultiAggregation(["mean", "max", "min", "std"]), widening=4),
-    "pyg_ea": Entry(_pyg_ea),
-    "set_transformer": Entry(_set_transformer),
+    "pyg_ea": Entry(
+        lambda channels: aggr.EquilibriumAggregation(
+            channels, channels, num_layers=[2 * channels, channels], grad_iter=STEPS
+        )
+    ),
+    # PyG's default: elements attend to each other before they are pooled.
+    "set_transformer": Entry(
+        lambda channels: aggr.SetTransformerAggregation(channels, heads=HEADS)
+    ),
 }

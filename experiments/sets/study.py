@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +22,20 @@ from experiments.studies.engine import Grid, Tuning, run_study
 from experiments.studies.records import FRESH, Outcome, Run
 from experiments.studies.report import report
 
+DESCRIPTION = """Tunes the learning rate of each, trains each on several seeds, and writes records,
+table and figures. Interrupted, call it again: it continues with the next run."""
 TUNING_SEED = 1000  # apart from the seeds that are reported
 TEST_SEED = 2**31  # no run is seeded with it, so no run trains on the test sets
 TEST_BATCH = 200  # sets evaluated at once: small enough for the processor's cache
+NOT_OF_A_RUN = ("methods", "seeds", "learning_rates", "tuning_steps", "jobs", "results")
+"""Settings of the study as a whole."""
 
 
 class Task(NamedTuple):
     """What a model of sets has to learn."""
 
     name: str
+    """That of its module, too, ``experiments.NAME``, which has it as ``TASK``."""
     description: str
     data: str
     """The data in a few words, for the records."""
@@ -44,6 +51,8 @@ class Task(NamedTuple):
     """The score that tables and pictures show first."""
     error: str
     """The score by which a rate is chosen, lower is better."""
+    defaults: dict[str, Any]
+    """Settings whose default is not that of :class:`Config`."""
 
 
 @dataclass(frozen=True)
@@ -60,115 +69,105 @@ class Config:
         embedding: size of an encoded element and of an aggregator's result.
         parameters: budget of the whole model; the encoder's and decoder's width follows from it.
         auxiliary_weight: weight of EA's auxiliary loss, 1e-4 in the paper (appendix D.2).
-        test_sets: fresh sets of an evaluation, the same for every method and seed.
+        test_sets: fresh sets of a test, the same for every method and seed.
         evaluations: evaluations along a run, evenly spaced, the last one at its end.
         jobs: runs at a time.
-        results: folder of the records.
+        results: folder of the records, results/ and the study's name by default.
     """
 
-    methods: list[str]
-    seeds: PositiveInt
-    learning_rates: list[float]
-    tuning_steps: PositiveInt
-    steps: PositiveInt
-    batch_size: PositiveInt
-    embedding: PositiveInt
-    parameters: PositiveInt
-    auxiliary_weight: float
-    test_sets: PositiveInt
-    evaluations: PositiveInt
-    jobs: PositiveInt
-    results: str
+    methods: list[str] = field(default_factory=lambda: list(AGGREGATORS))
+    seeds: PositiveInt = 3
+    learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2, 3e-2])
+    tuning_steps: PositiveInt = 500
+    steps: PositiveInt = 4000
+    batch_size: PositiveInt = 16
+    embedding: PositiveInt = 16
+    parameters: PositiveInt = 5000
+    auxiliary_weight: float = 1e-4
+    test_sets: PositiveInt = 2000
+    evaluations: PositiveInt = 10
+    jobs: PositiveInt = 1
+    results: str = ""
 
 
-def grid(task: Task, config: Config) -> Grid:
-    """The runs that the engine makes."""
-    keys = ("steps", "batch_size", "embedding", "parameters", "auxiliary_weight", "test_sets")
-    shared = {key: getattr(config, key) for key in (*keys, "evaluations")}
-    steps = {"steps": config.tuning_steps}
-    return Grid(
-        task.name,
-        {method: method for method in AGGREGATORS},
-        lambda row, seed, changes: shared | changes,
-        Performer(task),
-        Tuning("learning_rate", config.learning_rates, TUNING_SEED, steps),
-        is_lower_better=True,
-        identity={"data": task.data},
-    )
+def perform(name: str, run: Run, path: Path) -> Outcome:
+    """Trains and evaluates a model of the task ``TASK`` in ``experiments.NAME``.
+
+    Leaves nothing but its record.
+    """
+    task, settings = import_module(f"experiments.{name}").TASK, run.settings
+    torch.manual_seed(run.seed)
+    model = model_for_budget(run.row, settings["embedding"], settings["parameters"], task.inputs)
+    generator = Generator().manual_seed(run.seed)
+
+    def batch_loss() -> Tensor:
+        sets = task.sample(settings["batch_size"], generator)
+        return task.loss(model(sets), sets.labels)
+
+    steps, number = settings["steps"], settings["evaluations"]
+    stops = {round(steps * (k + 1) / number) for k in range(number)}
+    points = []
+    training = optimise(
+        model, batch_loss, learning_rate=settings["learning_rate"], steps=steps,
+        auxiliary_weight=settings["auxiliary_weight"],
+    )  # fmt: skip
+    for step, seconds in training:
+        if step in stops:
+            scores = task.evaluate(model, settings["test_sets"], run.tries is not None)
+            points.append((step, scores[task.metric], scores[task.error], seconds))
+    error, final = scores[task.error], scores.pop(task.metric)
+    curve = pd.DataFrame(points, columns=["epoch", "test", "error", "seconds"])
+    record: dict[str, Any] = {
+        "metric": task.metric, "valid": final, "test": final, "test_last": final,
+        "best_epoch": int(curve["epoch"][curve["error"].idxmin()]), "epochs": steps,
+        "train_seconds": round(seconds, 1), "threads": torch.get_num_threads(),
+        "parameters": count_parameters(model), "data": task.data, "split": FRESH, "graphs": "",
+        "fingerprint": "", "revision": revision(), **scores,
+    }  # fmt: skip
+    return Outcome(record, curve[["epoch", "test"]].assign(valid=curve["test"]), error)
 
 
-@dataclass(frozen=True)
-class Performer:
-    """Makes the runs of a task."""
-
-    task: Task
-
-    def __call__(self, run: Run, path: Path) -> Outcome:
-        """Trains and evaluates; leaves nothing but its record."""
-        task, settings = self.task, run.settings
-        torch.manual_seed(run.seed)
-        model = model_for_budget(
-            run.row, settings["embedding"], settings["parameters"], task.inputs
-        )
-        generator = Generator().manual_seed(run.seed)
-
-        def batch_loss() -> Tensor:
-            sets = task.sample(settings["batch_size"], generator)
-            return task.loss(model(sets), sets.labels)
-
-        steps, number = settings["steps"], settings["evaluations"]
-        stops = {round(steps * (k + 1) / number) for k in range(number)}
-        points = []
-        training = optimise(
-            model, batch_loss, learning_rate=settings["learning_rate"], steps=steps,
-            auxiliary_weight=settings["auxiliary_weight"],
-        )  # fmt: skip
-        for step, spent in training:
-            seconds = spent
-            if step in stops:
-                scores = task.evaluate(model, settings["test_sets"], run.tries is not None)
-                points.append((step, scores[task.metric], scores[task.error]))
-        error, final = scores[task.error], scores.pop(task.metric)
-        curve = pd.DataFrame(points, columns=["epoch", "test", "error"])
-        record: dict[str, Any] = {
-            "metric": task.metric, "valid": final, "test": final, "test_last": final,
-            "best_epoch": int(curve["epoch"][curve["error"].idxmin()]), "epochs": steps,
-            "train_seconds": round(seconds, 1),
-            "threads": torch.get_num_threads(), "parameters": count_parameters(model),
-            "data": task.data, "split": FRESH, "graphs": "", "fingerprint": "",
-            "revision": revision(), **scores,
-        }  # fmt: skip
-        return Outcome(record, curve.assign(valid=curve["test"]).drop(columns="error"), error)
-
-
-def study_command(task: Task, defaults: Config) -> Callable[..., int]:
+def study_command(task: Task) -> Callable[..., int]:
     """The ``main`` of a study."""
 
     @command
     def main(argv: Sequence[str]) -> int:
         """Makes the study, or its report alone; exit code 1 when a run failed."""
-        config, only_report = parse(argv, task, defaults)
+        config, only_report = parse(argv, task)
         out = Path(config.results)
         if only_report:
             print(report(out))
             return 0
+        tries = {"steps": config.tuning_steps}
+        shared = {k: v for k, v in asdict(config).items() if k not in NOT_OF_A_RUN}
+        grid = Grid(
+            task.name,
+            {method: method for method in AGGREGATORS},
+            lambda row, seed, changes: shared | changes,
+            partial(perform, task.name),
+            Tuning("learning_rate", config.learning_rates, TUNING_SEED, tries),
+            is_lower_better=True,
+            identity={"data": task.data},
+        )
         seeds, runs_dir = range(config.seeds), Path("runs", task.name)
-        return run_study(grid(task, config), config.methods, seeds, out, runs_dir, config.jobs)
+        return run_study(grid, config.methods, seeds, out, runs_dir, config.jobs)
 
     return main
 
 
-def parse(argv: Sequence[str], task: Task, defaults: Config) -> tuple[Config, bool]:
+def parse(argv: Sequence[str], task: Task) -> tuple[Config, bool]:
     """The settings of a study from the command line, and whether only its report is wanted."""
     parser = ArgumentParser(
-        prog=f"python -m experiments.{task.name}", description=task.description, exit_on_error=False
+        prog=f"python -m experiments.{task.name}",
+        description=f"{task.description}, EA against other aggregators. {DESCRIPTION}",
+        exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with settings")
     parser.add_argument(
         "--report", action="store_true", help="remake table and figures from the records, no runs"
     )
     parser.add_class_arguments(Config)
-    parser.set_defaults(asdict(defaults))
+    parser.set_defaults({"results": f"results/{task.name}", **task.defaults})
     try:
         values = parser.parse_args(list(argv)).as_dict()
     except (ArgumentError, TypeError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -79,16 +80,13 @@ def model_for_budget(name: str, embedding: int, parameters: int, inputs: int) ->
         with torch.device("meta"):
             return count_parameters(SetModel(entry, inputs, embedding, width))
 
-    if size(1) > parameters:
+    width = bisect_right(range(parameters), parameters, lo=1, key=size) - 1
+    if width == 0:
         raise UserError(
             f"parameters: got {parameters}, expected at least {size(1)} for {name} "
             f"at embedding {embedding}; raise parameters or lower embedding"
         )
-    low, high = 1, parameters  # size(low) fits, size(high) does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size(middle) <= parameters else (low, middle)
-    return SetModel(entry, inputs, embedding, low)
+    return SetModel(entry, inputs, embedding, width)
 
 
 def optimise(

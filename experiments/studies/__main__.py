@@ -12,7 +12,7 @@ from experiments.common import UserError, command
 from experiments.molpcba.config import parse
 from experiments.molpcba.data import load
 from experiments.studies.engine import run_study
-from experiments.studies.molpcba import Performer, Study, names
+from experiments.studies.molpcba import Study, names
 from experiments.studies.report import report
 
 DESCRIPTION = """
@@ -23,49 +23,38 @@ base: --csv, --data-name, --split, --root, --epochs, ... (default: --data embedd
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The flags of a study."""
+@command
+def main(argv: Sequence[str]) -> int:
+    """Makes the runs of a study; exit code 1 when a run failed."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.studies",
-        usage=f"%(prog)s {{{','.join(names())}}} [FLAGS], or %(prog)s --report DIR",
         description=DESCRIPTION,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each row (default: 3)")
-    parser.add_argument("--rows", "--only", nargs="+", metavar="ROW", help="only these")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs/ablations"))
-    parser.add_argument(
-        "--out", type=Path, help="records (default: results/ablations/STUDY-on-DATA)"
-    )
-    parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="make table and pictures of the records in DIR"
-    )
-    return parser
-
-
-@command
-def main(argv: Sequence[str]) -> int:
-    """Makes the runs of a study; exit code 1 when a run failed."""
-    words = list(argv)
-    name = words.pop(0) if words and not words[0].startswith("-") else None
-    arguments, flags = build_parser().parse_known_args(words)
+    add = parser.add_argument
+    add("study", nargs="?", help=f"one of {', '.join(names())}")
+    add("--seeds", type=int, default=3, help="runs of each row (default: 3)")
+    add("--rows", nargs="+", metavar="ROW", help="only these")
+    add("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    add("--runs-dir", type=Path, default=Path("runs/ablations"))
+    add("--out", type=Path, help="records (default: results/ablations/STUDY-on-DATA)")
+    add("--report", type=Path, metavar="DIR", help="make table and pictures of the records in DIR")
+    arguments, flags = parser.parse_known_args(argv)
     if arguments.report is not None:
         print(report(arguments.report))
         return 0
-    if name not in names():
+    if arguments.study not in names():
         raise UserError(f"the first word must be a study, one of {', '.join(names())}")
     if min(arguments.seeds, arguments.jobs) < 1:
         raise UserError("--seeds and --jobs must be 1 or more")
     if not {word.partition("=")[0] for word in flags} & {"--csv", "--data"}:
         flags = ["--data", "embedded", "--split", "random", *flags]
-    study, shared = Study.read(name), parse(flags)
+    study, shared = Study.read(arguments.study), parse(flags)
     data = load(replace(shared, split_seed=shared.seed))
-    configs = study.configurations(flags, data.name, data.num_tasks)
-    where = f"{name}-on-{data.name}"
+    where = f"{study.name}-on-{data.name}"
     return run_study(
-        study.grid(configs, Performer(shared.csv, shared.root), data),
+        study.grid(flags, data),
         arguments.rows or list(study.rows),
         range(shared.seed, shared.seed + arguments.seeds),
         arguments.out or Path("results", "ablations", where),

@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import closing, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -24,8 +24,7 @@ from experiments.studies.records import Outcome, Records, Run, check_equal
 from experiments.studies.report import report
 
 
-@dataclass(frozen=True)
-class Tuning:
+class Tuning(NamedTuple):
     """A setting of which each row first tries these values, with a seed that no run of the study
     itself should have; ``others`` are settings of these tries alone.
     """
@@ -33,7 +32,7 @@ class Tuning:
     setting: str
     values: Sequence[Any]
     seed: int
-    others: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,9 @@ class Grid:
     references: dict[str, str]
     settings: Callable[[str, int, dict[str, Any]], dict[str, Any]]
     perform: Callable[[Run, Path], Outcome]
-    tuning: Tuning | None = None
-    is_lower_better: bool = False
-    identity: dict[str, str] = field(default_factory=dict)
+    tuning: Tuning | None
+    is_lower_better: bool
+    identity: dict[str, str]
 
     def run(self, row: str, seed: int, tries: str | None = None, **changes: Any) -> Run:
         """One run of the study."""
@@ -77,39 +76,41 @@ def run_study(
     records = Records(out)
     records.check_same({"study": grid.study, **grid.identity})
     changes: dict[str, dict[str, Any]] = {row: {} for row in rows}
+    failures = []
     if grid.tuning is not None:
-        setting, others = grid.tuning.setting, grid.tuning.others
+        setting, values, seed, others = grid.tuning
         tries = [
-            grid.run(row, grid.tuning.seed, setting, **others, **{setting: value})
+            grid.run(row, seed, setting, **others, **{setting: value})
             for row in rows
-            for value in grid.tuning.values
+            for value in values
         ]
-        make(grid, tries, records, runs_dir, jobs)
+        failures = make(grid, tries, records, runs_dir, jobs)
         best = records.best_values(grid.is_lower_better)
         changes = {row: {setting: best[row]} for row in rows if row in best}
     runs = [grid.run(row, seed, **own) for seed in seeds for row, own in changes.items()]
-    make(grid, runs, records, runs_dir, jobs)
-    for failure in records.failures.itertuples():
-        print(f"failed: {failure.row}: {failure.message}", file=sys.stderr)
+    failures += make(grid, runs, records, runs_dir, jobs)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
     if len(records.runs):
         print("\n" + report(out))
-    return 1 if len(records.failures) else 0
+    return 1 if failures else 0
 
 
-def make(grid: Grid, runs: Sequence[Run], records: Records, runs_dir: Path, jobs: int) -> None:
+def make(grid: Grid, runs: Sequence[Run], records: Records, runs_dir: Path, jobs: int) -> list[str]:
     """Makes the runs that have no record, in the order given, and records each as it ends.
 
-    A run that fails is recorded too; the others go on. Each run's output is in ``NAME.log``, and
-    its folder, in ``runs_dir``. ``jobs`` are made at a time, with one thread each. ``Interrupted``
-    is raised when the command was asked to stop, ``UserError`` when a run is recorded with other
-    settings.
+    The failed ones are returned, in words; the others go on. Each run's output is in ``NAME.log``,
+    and its folder, in ``runs_dir``. ``jobs`` are made at a time, with one thread each.
+    ``Interrupted`` is raised when the command was asked to stop, ``UserError`` when a run is
+    recorded with other settings.
     """
     for run in runs:
         for config in records.find(run)["config"]:
             check_equal(f"{records.folder}, {run.name}", json.loads(config), run.settings)
-    missing = [run for run in runs if records.find(run).empty]
+    missing, failures = [run for run in runs if records.find(run).empty], []
     runs_dir.mkdir(parents=True, exist_ok=True)
-    with _sigterm_raises(), parallel_config("loky", inner_max_num_threads=1):
+    signal.signal(signal.SIGTERM, _stop)  # joblib then ends its workers, as after Ctrl-C
+    with parallel_config("loky", inner_max_num_threads=1):
         pool = Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)
         parent = os.getpid() if jobs > 1 else None
         ended = pool(delayed(_one)(grid.perform, run, runs_dir, parent) for run in missing)
@@ -118,17 +119,18 @@ def make(grid: Grid, runs: Sequence[Run], records: Records, runs_dir: Path, jobs
                 for number, (run, result) in enumerate(ended, 1):
                     if isinstance(result, Outcome):
                         records.add(grid.study, run, result)
+                        records.write(list(grid.references))
                         text = f"score {result.score:.4g}"
                     else:
-                        records.fail(run, result)
-                        text = f"failed: {result}"
-                    records.write(list(grid.references))
+                        failures.append(f"{run.name}: {result}")
+                        text = "failed"
                     print(f"[{number}/{len(missing)}] {run.name}: {text}", flush=True)
         except TerminatedWorkerError as error:
             raise UserError(
                 "a process that made a run died, most often for lack of memory: free some, or use "
                 "fewer --jobs, and call the same command again"
             ) from error
+    return failures
 
 
 def _one(
@@ -157,15 +159,5 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM stops the command as Ctrl-C does; joblib then ends its workers."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number).name)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(signal.Signals(number).name)

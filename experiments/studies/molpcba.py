@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,20 +59,19 @@ class Study:
         path = FOLDER / f"{name}.yaml"
         try:
             content = yaml.safe_load(path.read_text())
-            shared = content.get("shared")
-            base = _yaml(FOLDER / "shared" / f"{shared}.yaml") if shared else {}
+            file = content.get("shared")
+            base = yaml.safe_load((FOLDER / "shared" / f"{file}.yaml").read_text()) if file else {}
             rows = {}
             for row, entry in content["rows"].items():
                 settings = {"reference": content["reference"]} | (entry or {})
                 own = {key: settings.pop(key) for key in Row._fields if key in settings}
                 rows[row] = Row(settings, **own)
             tune = content.get("tune")
-            tuning = tune and Tuning(tune["setting"], tuple(tune["values"]), int(tune["seed"]))
+            tuning = tune and Tuning(tune["setting"], tune["values"], int(tune["seed"]), {})
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise UserError(
-                f"{path} must have rows and reference, may have base and shared (the name of a "
-                f"file in {FOLDER / 'shared'}), and in tune, if it is there, setting, values and "
-                f"seed ({type(error).__name__}: {error})"
+                f"{path} must have rows and reference; it may have base, shared (a file's name in "
+                f"{FOLDER / 'shared'}) and tune (setting, values, seed): {error!r}"
             ) from error
         for row, entry in rows.items():
             for other in {entry.reference, entry.match, entry.head_of} - {None, *rows}:
@@ -90,18 +90,19 @@ class Study:
             name: resolve(parse([*common, *as_flags(row.settings), "--name", name]), data_name)
             for name, row in self.rows.items()
         }
-        heads = {}
+        plain = dict(configs)
         for name, row in self.rows.items():
             matched = row.head_of or name
             target = self.rows[matched].match
             if target is not None:
-                heads[name] = _matching(configs[matched], configs[target], tasks)
-        return configs | {
-            name: replace(configs[name], head_width=width) for name, width in heads.items()
-        }
+                width = _matching(plain[matched], plain[target], tasks)
+                configs[name] = replace(plain[name], head_width=width)
+        return configs
 
-    def grid(self, configs: dict[str, Config], performer: Performer, data: MoleculeData) -> Grid:
-        """The runs that the engine makes; a seed fixes the split, too."""
+    def grid(self, flags: Sequence[str], data: MoleculeData) -> Grid:
+        """The runs that the engine makes on that data; a seed fixes the split, too."""
+        configs = self.configurations(flags, data.name, data.num_tasks)
+        given = parse(flags)
 
         def settings(row: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
             config = replace(configs[row], **changes, seed=seed, split_seed=seed)
@@ -111,10 +112,10 @@ class Study:
             self.name,
             {name: row.reference for name, row in self.rows.items()},
             settings,
-            performer,
+            partial(perform, given.csv, given.root),
             self.tuning,
             is_lower_better=not is_higher_better(data.metric),
-            identity={"data": data.name, "graphs": data.graphs_sha256[:16]},
+            identity={"data": data.name, "split": data.split, "graphs": data.graphs_sha256[:16]},
         )
 
     def _check(self, flags: Sequence[str]) -> None:
@@ -145,34 +146,16 @@ def without_places(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in {*PLACES, *shared}}
 
 
-@dataclass(frozen=True)
-class Performer:
-    """Makes runs with the trainer, on the table ``csv`` if there is one."""
-
-    csv: str | None
-    root: str
-
-    def __call__(self, run: Run, path: Path) -> Outcome:
-        """Trains, or resumes, in the run folder ``path``."""
-        config = Config(
-            **{**run.settings, "preset": "none"},
-            csv=self.csv,
-            root=self.root,
-            runs_dir=str(path.parent),
-            name=path.name,
-        )
-        folder = RunFolder(path)
-        if folder.exists():
-            saved = {k: v for k, v in folder.read_config().items() if v is not None}
-            wanted = {**run.settings, "preset": "none"}
-            check_equal(str(path), without_places(saved), wanted)
-        if not folder.is_finished():
-            train(replace(config, resume=folder.exists()))
-        return outcome_of(folder)
-
-
-def outcome_of(folder: RunFolder) -> Outcome:
-    """The record of a finished run, and its curve."""
+def perform(csv: str | None, root: str, run: Run, path: Path) -> Outcome:
+    """Trains, or resumes, in the run folder ``path``; ``csv`` is the table of molecules, if any."""
+    wanted = {**run.settings, "preset": "none"}
+    config = Config(**wanted, csv=csv, root=root, runs_dir=str(path.parent), name=path.name)
+    folder = RunFolder(path)
+    if folder.exists():
+        saved = {k: v for k, v in folder.read_config().items() if v is not None}
+        check_equal(str(path), without_places(saved), wanted)
+    if not folder.is_finished():
+        train(replace(config, resume=folder.exists()))
     results, metrics = folder.read_results(), pd.read_csv(folder.metrics)
     metric, data = results["metric"], results["data"]
     curve = metrics[["epoch", f"valid_{metric}", f"test_{metric}"]]
@@ -192,10 +175,6 @@ def as_flags(settings: dict[str, Any]) -> list[str]:
     """``{"lr": 0.1} -> ["--lr=0.1"]``: the command line checks names and values."""
     return [f"{flag(name)}={str(value).lower() if isinstance(value, bool) else value}"
             for name, value in settings.items()]  # fmt: skip
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text())
 
 
 def _matching(config: Config, target: Config, tasks: int) -> int:

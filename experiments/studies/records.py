@@ -1,5 +1,5 @@
-"""Records of a study: ``records.csv`` (a row a run), ``curves.csv``, ``tuning.csv`` (a row a run
-that a setting was chosen by), ``failures.csv``.
+"""Records of a study: ``records.csv`` (a row a run), ``curves.csv`` (a row an evaluation),
+``tuning.csv`` (a row a run that a setting was chosen by).
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ TUNING = {
     "data": "str", "graphs": "str", "revision": "str", "config": "str",
 }  # fmt: skip
 """``value`` as JSON; the valid part's score, mean of the last :data:`LAST` epochs, decides."""
-FAILURES = {"row": "str", "seed": "int", "message": "str"}
 
 
 class Run(NamedTuple):
@@ -76,11 +75,8 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runs = _read(folder / "records.csv", RECORDS)
-        if (self.runs["format"] != FORMAT).any():
-            raise _other_version(folder / "records.csv")
         self.curves = _read(folder / "curves.csv", CURVES)
         self.tuning = _read(folder / "tuning.csv", TUNING)
-        self.failures = _read(folder / "failures.csv", FAILURES)
 
     def find(self, run: Run) -> pd.DataFrame:
         """The record of that run, no row where there is none."""
@@ -92,7 +88,6 @@ class Records:
 
     def add(self, study: str, run: Run, outcome: Outcome) -> None:
         """Takes in a finished run."""
-        self.failures = self.failures[self.failures["row"] != run.name]
         config = json.dumps(run.settings, sort_keys=True)
         row = {**outcome.record, "row": run.row, "seed": run.seed, "config": config}
         if run.tries is not None:
@@ -105,12 +100,6 @@ class Records:
         curve = outcome.curve.assign(row=run.row, seed=run.seed)
         self.curves = _extended(self.curves, curve, CURVES)
 
-    def fail(self, run: Run, message: str) -> None:
-        """Takes in that a run failed; its row is the run's name."""
-        failures = self.failures[self.failures["row"] != run.name]
-        failure = {"row": run.name, "seed": run.seed, "message": message}
-        self.failures = _extended(failures, failure, FAILURES)
-
     def best_values(self, is_lower_better: bool) -> dict[str, Any]:
         """The best value of each row's tuned setting."""
         groups = self.tuning.reset_index(drop=True).groupby("row", sort=False)["valid_last"]
@@ -119,18 +108,15 @@ class Records:
 
     def write(self, rows: Sequence[str]) -> None:
         """Replaces the files, each at once, rows in that order and seeds in theirs."""
-        tables = {"curves": self.curves, "records": self.runs}  # a curve before what counts
-        seldom = {"tuning": self.tuning, "failures": self.failures}
         place = {row: i for i, row in enumerate(rows)}
-        for name, table in (tables | seldom).items():
-            path = self.folder / f"{name}.csv"
-            if name in seldom and table.empty:
-                path.unlink(missing_ok=True)
-                continue
-            ordered = table.sort_values(
-                ["row", "seed"], key=lambda own: own.map(place) if own.name == "row" else own
-            )
-            write_text(path, ordered.to_csv(index=False))
+        # A curve before its run, which counts as made once it is in the records.
+        tables = {"tuning": self.tuning, "curves": self.curves, "records": self.runs}
+        for name, table in tables.items():
+            if len(table):
+                ordered = table.sort_values(
+                    ["row", "seed"], key=lambda own: own.map(place) if own.name == "row" else own
+                )
+                write_text(self.folder / f"{name}.csv", ordered.to_csv(index=False))
 
     def check_same(self, identity: dict[str, str]) -> None:
         """Raises ``UserError`` when there are runs of another study or of other data."""
@@ -141,19 +127,6 @@ class Records:
                         f"{self.folder}: made on {key} {other}, not {identity[key]}: choose "
                         "another folder for records and runs"
                     )
-
-    def check_one_study(self) -> None:
-        """Raises ``UserError`` when the runs cannot be compared."""
-        where = self.folder / "records.csv"
-        if not len(self.runs):
-            raise UserError(f"{where} has no run yet")
-        for column in ("study", "data", "split", "metric", "graphs"):
-            values = self.runs[column].unique()
-            if len(values) > 1:
-                raise UserError(f"{where} mixes runs of {column} {' and '.join(values)}")
-        for seed, prints in self.runs.groupby("seed")["fingerprint"].unique().items():
-            if len(prints) > 1:
-                raise UserError(f"{where}: runs of seed {seed} had different molecules or labels")
 
 
 def check_equal(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -175,10 +148,6 @@ def _extended(
     return pd.concat([table, rows]) if len(table) else rows
 
 
-def _other_version(path: Path) -> UserError:
-    return UserError(f"{path} is of another version: choose another folder, or delete it")
-
-
 def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(columns)).astype(columns)
@@ -186,6 +155,7 @@ def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=columns, keep_default_na=False)
     except (ValueError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it") from error
-    if list(table.columns[: len(columns)]) != list(columns):
-        raise _other_version(path)
+    own = list(table.columns[: len(columns)])
+    if own != list(columns) or ("format" in own and (table["format"] != FORMAT).any()):
+        raise UserError(f"{path} is of another version: choose another folder, or delete it")
     return table

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.common import mean_and_deviation, write_text
+from experiments.common import UserError, mean_and_deviation, write_text
 from experiments.molpcba.evaluation import TITLES as MOLECULES
 from experiments.studies.records import FRESH, LAST, RECORDS, Records
 
@@ -39,11 +39,12 @@ def report(folder: Path) -> str:
 
 def markdown(records: Records) -> str:
     """A row for each row of the study: scores, paired differences, time, parameters."""
-    records.check_one_study()
+    if records.runs.empty:
+        raise UserError(f"{records.folder} has no record of a run yet: make the study first")
     runs, tried = records.runs, records.tuning
     first, title = runs.iloc[0], TITLES[runs["metric"].iloc[0]]
     split, span, valid = first.split, "a run", "score"
-    table = pd.DataFrame([_cells(records, row) for row in runs["row"].unique()])
+    table = pd.DataFrame([_cells(runs, row) for row in runs["row"].unique()])
     differences = ""
     if first.split == FRESH:
         table = table.drop(columns=list(table.filter(regex="valid|last|difference|compared|ratio")))
@@ -54,8 +55,8 @@ def markdown(records: Records) -> str:
             "Differences are paired by seed, with the standard error of their mean in brackets; "
             f"last: mean of the last {LAST} epochs. "
         )
-    revisions = ", ".join(sorted(runs["revision"].unique()))
-    threads = ", ".join(map(str, sorted(runs["threads"].unique())))
+    keys = ("revision", "threads")
+    revisions, threads = (", ".join(map(str, sorted(runs[key].unique()))) for key in keys)
     lines = [
         f"{title} on {first.data} ({split}); mean ± standard deviation over seeds. {differences}"
         f"Seconds are of training {span}, on {threads} thread(s); code {revisions}.",
@@ -76,12 +77,10 @@ def markdown(records: Records) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(records: Records, row: str) -> dict[str, str]:
+def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:
     """The cells of a row, by their titles."""
-    runs = records.runs
     own = runs[runs["row"] == row]
     first, title = own.iloc[0], TITLES[own["metric"].iloc[0]]
-    failed = int(records.failures["row"].str.fullmatch(rf"{row}-seed\d+").sum())
     form = ".2e" if first.metric in SMALL else ".4f"
 
     def score(key: str) -> str:
@@ -95,7 +94,7 @@ def _cells(records: Records, row: str) -> dict[str, str]:
     times = by_seed(runs, row, "train_seconds") / by_seed(runs, first.reference, "train_seconds")
     return {
         "row": row,
-        "seeds": f"{len(own)} ({failed} failed)" if failed else str(len(own)),
+        "seeds": str(len(own)),
         f"valid {title}": score("valid"),
         f"test {title}": score("test"),
         "test, last": score("test_last"),

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from experiments.median import DEFAULTS, labelled
+from experiments.median import labelled
 from experiments.sets.aggregators import AGGREGATORS
+from experiments.sets.study import Config
 from experiments.sets.training import SetModel, _rate, count_parameters, model_for_budget, optimise
 
 SHARE = 0.05  # how far below the budget a model may stay; none may exceed it
@@ -18,9 +19,10 @@ def name(request):
 
 
 def test_parameters_meet_the_budget(name):
-    model = model_for_budget(name, DEFAULTS.embedding, DEFAULTS.parameters, inputs=1)
+    config = Config()
+    model = model_for_budget(name, config.embedding, config.parameters, inputs=1)
     used = count_parameters(model)
-    assert (1 - SHARE) * DEFAULTS.parameters <= used <= DEFAULTS.parameters
+    assert (1 - SHARE) * config.parameters <= used <= config.parameters
 
 
 def test_one_estimate_a_set_whatever_the_order(name):

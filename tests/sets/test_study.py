@@ -1,6 +1,10 @@
 """Both commands write records, continue where they stopped, and report from records alone."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -67,7 +71,7 @@ def test_only_what_is_missing_is_made_and_equals_what_was(call, tmp_path, monkey
         (["--methods", "[medain]"], "row medain: expected some of ea"),
         (["--seeds", "0"], "seeds"),
         (["--nonsense", "1"], "nonsense"),
-        (["--report"], "has no run yet"),
+        (["--report"], "has no record of a run yet"),
     ],
 )
 def test_mistakes_are_one_line(call, capsys, flags, message):
@@ -87,6 +91,14 @@ def test_a_budget_too_small_is_a_failure_and_the_others_go_on(call, tmp_path, ca
     assert call(*size) == 1
     assert "got 4500, expected at least" in capsys.readouterr().err
     assert set(Records(tmp_path / "results").runs["row"]) == {"mean"}
+
+
+def test_two_at_a_time_as_a_process(tmp_path):
+    command = [sys.executable, "-m", "experiments.counting", *TINY, "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(Records(tmp_path / "results").runs) == 4
 
 
 @pytest.mark.parametrize("method", ["ea", "sum"])
