@@ -159,7 +159,7 @@ if __name__ == "__main__":
 
 
 def wait_until(condition) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
