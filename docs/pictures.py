@@ -58,7 +58,7 @@ KINDS = {  # colour and label of a family of readouts
 def _kind(row: str) -> str:
     if "ea+" in row:
         return "EA beside others"
-    if row in ("ea", "wide-ea", "ea-head"):
+    if row in ("ea", "wide-ea", "half-ea", "ea-head"):
         return "EA"
     return "with a hidden layer" if row.endswith("-head") else "another readout"
 

@@ -31,6 +31,7 @@ DATA = {
     "embedded-nci": Shown("embedded-nci: 4,991 molecules, exact labels"),
     "pcba-19k": Shown("pcba-19k: 19,144 molecules, noisy labels"),
     "hiv": Shown("hiv: 41,127 molecules, scaffold split"),
+    "binding-60k": Shown("binding-60k: 59,944 molecules, measured labels", "heads"),
 }
 
 
@@ -42,8 +43,9 @@ def folders(pattern: str) -> list[Path]:
 def pages() -> dict[Path, Callable[[], str]]:
     """What makes the tables that pages include."""
     tables: dict[str, Callable[[], str]] = {
-        "readouts": lambda: readout_table(LABELS["readout"]),
-        "readouts-short": lambda: readout_table(SHORT),
+        "readouts": lambda: readout_table("readout", LABELS["readout"]),
+        "readouts-short": lambda: readout_table("readout", SHORT),
+        "heads": lambda: readout_table("heads", LABELS["heads"]),
         "paper": paper_table,
         "layers": layer_table,
         "adjoints": adjoint_table,
@@ -87,6 +89,12 @@ LABELS = {
         "ea+mean+sum+max-head": "EA 64+mean+sum+max, hidden",
         "wide-ea+mean+sum+max": "EA 384+mean+sum+max",
     },
+    "heads": {
+        "mean+sum+max-head": "mean+sum+max, hidden",
+        "wide-ea": "EA 384",
+        "half-ea": "half EA 384",
+        "half-ea+mean+sum+max-head": "half EA 384+mean+sum+max, hidden",
+    },
 }
 """What the pages call the rows of a study."""
 
@@ -106,12 +114,12 @@ SHORT = {
 }
 
 
-def readout_table(rows: dict[str, str]) -> str:
-    """Test score of each readout on each data set, its parameters and its time."""
-    shown = [data for data, own in DATA.items() if own.study == "readout"]
-    runs = {data: runs_of("readout", data) for data in shown}
+def readout_table(study: str, rows: dict[str, str]) -> str:
+    """Test score of each row on each data set of a study, its parameters and its time."""
+    shown = [data for data, own in DATA.items() if own.study == study]
+    runs = {data: runs_of(study, data) for data in shown}
     titles = [f"{data}, {TITLES[own['metric'].iloc[0]]}" for data, own in runs.items()]
-    cost = cost_of("readout")
+    cost = cost_of(study)
     lines = []
     for row, label in rows.items():
         scores = [own.loc[own["row"] == row, "test"].tolist() for own in runs.values()]
