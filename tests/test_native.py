@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyg_ea import EAAggregation, solve_backend
+from pyg_ea import EAAggregation
 from pyg_ea.fused import native
 from pyg_ea.fused.native import NativeSolve
 from pyg_ea.fused.problem import Problem, Settings
@@ -87,21 +87,6 @@ def test_memory_that_is_not_there_is_an_error() -> None:
     call.problem.threads = 2**20
     with pytest.raises((MemoryError, ValueError)):
         call("solve_backward", native._Cotangent(), native._Gradient(), torch.empty(0))
-
-
-@built
-def test_memory_of_large_pages_holds_what_it_should() -> None:
-    """Above 32 MiB of saved values the C code asks for large pages."""
-    torch.manual_seed(0)
-    layer = EAAggregation(32, 32, steps=4)
-    x, index = torch.randn(20_000, 32), torch.arange(20_000) // 20
-    gradients = {}
-    for backend in ("native", "torch"):
-        leaf = x.clone().requires_grad_()
-        with solve_backend(backend):
-            layer(leaf, index).square().sum().backward()
-        gradients[backend] = leaf.grad
-    torch.testing.assert_close(gradients["native"], gradients["torch"], rtol=1e-3, atol=1e-5)
 
 
 def test_structures_have_the_size_of_those_in_c() -> None:

@@ -6,9 +6,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -144,19 +141,6 @@ static void fill_index(const Problem *p, Tile tile, int64_t *index)
 static void *allocate(size_t bytes)
 {
     return aligned_alloc(64, (bytes / 64 + 1) * 64);
-}
-
-/* Asks for large pages where malloc takes new memory from the system each time, which is from 32 MiB on:
- * there page faults cost a tenth of a training step. */
-static void use_large_pages(void *base, size_t bytes)
-{
-#ifdef MADV_HUGEPAGE
-    const uintptr_t page = 2 << 20, begin = ((uintptr_t)base + page - 1) / page * page;
-    const uintptr_t end = ((uintptr_t)base + bytes) / page * page;
-    if (bytes >= 16 * page) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
-#else
-    (void)base, (void)bytes;
-#endif
 }
 
 static int thread_number(void)

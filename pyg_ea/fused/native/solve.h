@@ -399,11 +399,8 @@ static int NAME(prepare)(NAME(Job) *job, int backward)
     job->memory = allocate(job->threads * job->own * sizeof(REAL));
     job->offsets = malloc((job->tiling.tiles + 1) * sizeof(int64_t));
     if (job->memory == NULL || job->offsets == NULL) return NO_MEMORY;
-    const int64_t saved = NAME(offsets)(p, &job->tiling, job->offsets);
-    if (!backward) {
-        if (job->saved != NULL) use_large_pages(job->saved, saved * sizeof(REAL));
-        return DONE;
-    }
+    NAME(offsets)(p, &job->tiling, job->offsets);
+    if (!backward) return DONE;
     const int64_t most = 4 * job->threads;
     job->parts = job->tiling.tiles < most ? job->tiling.tiles : most;
     job->weights = (3 * p->hidden + OUTPUTS) * p->channels + OUTPUTS * p->hidden + 6 * p->hidden +
