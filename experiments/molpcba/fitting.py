@@ -164,7 +164,7 @@ WAYS_OUT = {
     "--out); --resume continues a run",
     "Misconfiguration": "{error}",
 }
-"""What is said of a failure in whose kind or message the key occurs."""
+"""Words in the type or message of a failure, and the message to the user for it."""
 
 
 @contextmanager
