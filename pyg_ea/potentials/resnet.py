@@ -195,9 +195,8 @@ def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     w3_r2, c2 = _after(w3, p.skip2, c3)
     b = torch.cat([l2.weight, w3_r2])
     b_r1, c1 = _after(b, p.skip1, torch.cat([l2.bias, c2]))
-    x_y = [p.in_channels, p.out_channels]
-    parts = zip(l1.weight.split(x_y, dim=1), b_r1.split(x_y, dim=1), strict=True)
-    a_x, a_y = map(torch.cat, parts)
+    a = torch.cat([l1.weight, b_r1])
+    a_x, a_y = a.split([p.in_channels, p.out_channels], dim=1)
     return a_x, a_y, torch.cat([l1.bias, c1]), b, w3
 
 

@@ -24,13 +24,13 @@
 #endif
 
 /* Calls work(&job, number of the thread) in job.threads threads. BLAS runs in the calling thread: its
- * own threads gain little on a few elements, and wait for each other where the machine is busy. */
+ * own threads gain little on small products, and wait for each other where the machine is busy. */
 #define RUN(work, job)                                                                                  \
     do {                                                                                                \
         if (job.threads == 1) {                                                                         \
-            const int before = few_elements(job.p) ? job.p->blas_threads(1) : 0;                        \
+            const int before = is_small(job.p) ? job.p->blas_threads(1) : 0;                            \
             work(&job, 0);                                                                              \
-            if (few_elements(job.p)) job.p->blas_threads(before);                                       \
+            if (is_small(job.p)) job.p->blas_threads(before);                                           \
         } else if (job.threads > 1) {                                                                   \
             PARALLEL(job.threads) work(&job, thread_number());                                          \
         }                                                                                               \
@@ -117,7 +117,12 @@ typedef struct {
     int64_t *ptr;    /* [S + 1]: order[ptr[s]] to order[ptr[s + 1]] are those of segment s */
 } Tiling;
 
-static int few_elements(const Problem *p) { return p->blas_threads != NULL && p->elements <= 512; }
+/* Whether the products of a single set gain little from BLAS's own threads. */
+static int is_small(const Problem *p)
+{
+    return p->blas_threads != NULL && p->elements <= 512 && p->hidden < 192;
+}
+
 static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
 static int64_t intervals(const Problem *p)
@@ -189,7 +194,7 @@ static void free_tiling(Tiling *tiling)
 static int make_tiling(const Problem *p, Tiling *tiling)
 {
     const int64_t share = p->elements / 32;
-    const int64_t limit = share < 64 ? 64 : share > 512 ? 512 : share;
+    const int64_t limit = share < 128 ? 128 : share > 512 ? 512 : share;
     memset(tiling, 0, sizeof *tiling);
     if (!sizes_fit(p)) return BAD_SIZES;
     int64_t *bounds = tiling->bounds = malloc((p->segments + 1) * sizeof(int64_t));
