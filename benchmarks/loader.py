@@ -30,7 +30,7 @@ from torch_geometric.loader import DataLoader
 
 from benchmarks.records import write_machine
 from experiments.common import UserError
-from experiments.molpcba.config import Config, require, resolve
+from experiments.molpcba.config import Config, resolve
 from experiments.molpcba.data import GraphLoader, MoleculeData, PackedGraphs, load
 from experiments.molpcba.model import MoleculeNetwork
 from pyg_ea import auxiliary_loss
@@ -93,7 +93,7 @@ class Step:
         config = resolve(Config(readout=readout, steps=steps, preset=preset), data.name)
         self.network = MoleculeNetwork(config, data.num_tasks)
         self.optimizer = torch.optim.Adam(self.network.parameters())
-        self.aux_weight = require(config.aux_weight) if readout == "ea" else 0.0
+        self.aux_weight = config.aux_weight if readout == "ea" else 0.0
 
     def __call__(self, batch: Batch) -> float:
         """Takes it; its seconds."""

@@ -35,7 +35,7 @@ from benchmarks.loader import singles
 from benchmarks.records import write_machine
 from experiments.common import UserError, mean_and_deviation, write_text
 from experiments.molpcba.__main__ import run
-from experiments.molpcba.config import Config, parse, require, resolve
+from experiments.molpcba.config import Config, parse, resolve
 from experiments.molpcba.data import MoleculeData, load
 from experiments.molpcba.evaluation import score
 from experiments.molpcba.folder import RunFolder
@@ -88,9 +88,9 @@ def run_plainly(config: Config, data: MoleculeData) -> Row:
         for part, index in data.splits.items()
     }
     model = MoleculeNetwork(config, data.num_tasks).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=require(config.lr))
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     rows = []
-    for epoch in range(require(config.epochs)):
+    for epoch in range(config.epochs):
         start = time.perf_counter()
         loss = train_epoch(model, loaders["train"], optimizer, device)
         valid = evaluate(model, loaders["valid"], data.metric, device)

@@ -22,7 +22,7 @@ from torch_geometric.data import Batch
 
 from benchmarks.records import write_machine
 from benchmarks.timing import interleaved
-from experiments.molpcba.config import Config, require
+from experiments.molpcba.config import Config
 from experiments.molpcba.data import GraphLoader, MoleculeData, load
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.studies.molpcba import Study
@@ -39,7 +39,7 @@ class Step:
         self.batch, self.network = batch, MoleculeNetwork(config, data.num_tasks, sizes)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), fused=True)
         has_ea = any(isinstance(module, EAAggregation) for module in self.network.modules())
-        self.aux_weight = require(config.aux_weight) if has_ea else 0.0
+        self.aux_weight = config.aux_weight if has_ea else 0.0
         self.parameters = sum(p.numel() for p in self.network.parameters())
         self()
 
@@ -60,7 +60,7 @@ def measure(data: MoleculeData, study: str, rounds: int) -> pd.DataFrame:
     """One row a step: readout, parameters of its network, round, seconds."""
     configs = Study.read(study).configurations([], data.name, data.num_tasks)
     index = torch.randperm(len(data.graphs), generator=torch.Generator().manual_seed(0))
-    size = require(next(iter(configs.values())).batch_size)
+    size = next(iter(configs.values())).batch_size
     batch = next(iter(GraphLoader(data.graphs, index[:size], size)))
     steps = {row: Step(config, data, batch) for row, config in configs.items()}
     rows = [

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from experiments.common import UserError, command
-from experiments.molpcba.config import Config, parse, require, resolve, to_dict
+from experiments.molpcba.config import Config, parse, resolve, to_dict
 from experiments.molpcba.data import load
 from experiments.molpcba.evaluation import chance
-from experiments.molpcba.figures import plot_run
+from experiments.molpcba.figures import plot_inner_parameters
 from experiments.molpcba.fitting import History, build_trainer, explained, say
 from experiments.molpcba.folder import RunFolder, read_checkpoint
 from experiments.molpcba.summary import collect, run_table, spread
@@ -40,12 +40,12 @@ def run(config: Config) -> dict[str, Any]:
 
     :class:`RunFolder` lists the files. Ctrl-C and SIGTERM raise ``Interrupted``.
     """
-    data = load(config)
-    chances = {part: chance(data.metric, part, data.labels(part)) for part in data.splits}
-    config = resolve(config, data.name)
-    folder, checkpoint = RunFolder.of(config), None
-    with explained(require(config.batch_size)):
-        history = History(folder, config, data.metric)
+    with explained():
+        data = load(config)
+        baseline = chance(data)
+        config = resolve(config, data.name)
+        folder, checkpoint = RunFolder.of(config), None
+        history = History(folder, data.metric)
         trainer = build_trainer(config, history)
         if config.resume:
             checkpoint = folder.resume(config, data.fingerprint)
@@ -58,10 +58,10 @@ def run(config: Config) -> dict[str, Any]:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         module.load_state_dict(read_checkpoint(folder.best)["state_dict"])
         trainer.test(module, verbose=False)
-        results = collect(config, module, history, chances["test"])
+        results = collect(config, module, history, baseline)
         if trainer.is_global_zero:
             folder.write_results(results)
-            plot_run(folder)
+            plot_inner_parameters(folder)
     say(run_table(results, folder))
     return results
 
@@ -84,7 +84,7 @@ def run_seeds(config: Config) -> None:
         say(f"\n--- seed {seed} ({seed - config.seed + 1} of {config.seeds})")
         one = replace(config, seed=seed, seeds=1, name=name)
         folder = RunFolder.of(one)
-        if config.resume and folder.is_finished():
+        if config.resume and folder.results.exists():
             outcomes.append(folder.read_results())
         else:
             outcomes.append(run(replace(one, resume=config.resume and folder.exists())))

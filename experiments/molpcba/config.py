@@ -9,7 +9,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
@@ -24,8 +24,6 @@ from jsonargparse.typing import (
 
 from experiments.common import UserError
 from experiments.molpcba.readouts import ITERATIVE, PARTS, parts_of
-
-T = TypeVar("T")
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets"
 RECORD = re.compile(r"^resume:", re.MULTILINE)
@@ -43,6 +41,7 @@ class Config:
     """All settings of a run: one flag each (``eval_steps`` is ``--eval-steps``), one key in YAML.
 
     :func:`resolve` fills in those that are None and follow another one, the preset or the data.
+    The type of one that every run then has is without None.
     """
 
     # data
@@ -74,16 +73,16 @@ class Config:
     readout: str = _is("ea", f"from nodes to graph: {', '.join(PARTS)}, or several joined by +")
     local: Literal["sum", "ea", "sum+ea"] = _is("sum", "aggregation of neighbours")
     virtual_node: bool = _is(False, "add OGB's virtual node")
-    width: PositiveInt | None = _is(None, "node features")
-    layers: PositiveInt | None = _is(None, "rounds of message passing")
-    dropout: ClosedUnitInterval | None = _is(None, "share of features left out in training")
+    width: PositiveInt = _is(None, "node features")
+    layers: PositiveInt = _is(None, "rounds of message passing")
+    dropout: ClosedUnitInterval = _is(None, "share of features left out in training")
     readout_norm: Literal["layer", "none"] | None = _is(None, "norm behind each part of a readout")
     head_width: NonNegativeInt = _is(0, "hidden layer between readout and output; 0: none")
     # Equilibrium Aggregation
     steps: PositiveInt = _is(15, "inner steps of EA")
-    eval_steps: PositiveInt | None = _is(None, "inner steps in evaluation; default: --steps")
+    eval_steps: PositiveInt = _is(None, "inner steps in evaluation; default: --steps")
     ea_width: PositiveInt | None = _is(None, "size of the EA readout's vector; or --width")
-    potential_width: PositiveInt | None = _is(None, "width of EA's potential; default: --width")
+    potential_width: PositiveInt = _is(None, "width of EA's potential; default: --width")
     inner_lr: PositiveFloat = _is(0.125, "inner step size at the start (it is trained)")
     inner_momentum: OpenUnitInterval = _is(0.9, "inner momentum at the start (it is trained)")
     inner_gtol: NonNegativeFloat = _is(1e-3, "a graph stops once its inner gradient is below it")
@@ -94,16 +93,15 @@ class Config:
     local_aux_weight: NonNegativeFloat = _is(1e-4, "weight of local EA's auxiliary loss")
     aux_reading: Literal["final", "path"] = _is("final", "reading of the auxiliary loss")
     # training
-    epochs: PositiveInt | None = _is(None, "passes over the train part")
-    batch_size: PositiveInt | None = _is(None, "graphs a step on each device")
-    lr: PositiveFloat | None = _is(None, "Adam's learning rate")
+    epochs: PositiveInt = _is(None, "passes over the train part")
+    batch_size: PositiveInt = _is(None, "graphs a step on each device")
+    lr: PositiveFloat = _is(None, "Adam's learning rate")
     ea_lr: PositiveFloat | None = _is(None, "the same of EA's own parameters; or --lr")
     schedule: Literal["constant", "cosine"] | None = _is(None, "learning rate over training")
     warmup: NonNegativeInt = _is(0, "steps over which the learning rate rises to --lr")
     weight_decay: NonNegativeFloat = _is(0.0, "decoupled weight decay")
     gradient_clip: PositiveFloat | None = _is(None, "largest gradient norm; default: no limit")
     ema: ClosedUnitInterval | None = _is(None, "evaluate an average of the weights of this decay")
-    patience: PositiveInt | None = _is(None, "stop after so many epochs without a better score")
     precision: Literal["32", "bf16", "64"] = _is("32", "bf16 is mixed precision")
     compile: bool = _is(False, "compile EA's inner step; no gain on a CPU; needs a C++ compiler")
     seed: NonNegativeInt = _is(0, "of weights, order and dropout")
@@ -111,7 +109,7 @@ class Config:
     accelerator: Literal["auto", "cpu", "gpu"] = _is("auto", "where to compute")
     devices: PositiveInt = _is(1, "processes, one a device")
     nodes: PositiveInt = _is(1, "machines, each with --devices")
-    test_curve: bool = _is(False, "record test score and training seconds of every epoch")
+    test_curve: bool = _is(False, "record the test score of every epoch")
     # output
     runs_dir: str = _is("runs", "folder of run folders")
     name: str | None = _is(None, "run folder's name; default: made of data, model and seed")
@@ -126,13 +124,6 @@ class Config:
             )
         if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
             raise UserError(f"--name is a folder's name, without '/', got {self.name!r}")
-
-
-def require(value: T | None) -> T:
-    """A setting that :func:`resolve` has filled in."""
-    if value is None:
-        raise ValueError("the configuration is not resolved yet: call resolve first")
-    return value
 
 
 def flag(name: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from ogb.graphproppred import Evaluator
 from torch import Tensor, nn
 
 from experiments.common import UserError
+from experiments.molpcba.data import MoleculeData
 from experiments.molpcba.parallel import gather
 from pyg_ea import EAAggregation
 
@@ -24,49 +25,31 @@ def score(metric: str, labels: Tensor, outputs: Tensor) -> float:
     return float(evaluator.eval({"y_true": labels, "y_pred": outputs.float()})[metric])
 
 
-def chance(metric: str, part: str, labels: Tensor) -> float:
-    """The score of the best constant: for AP, the mean share of positives.
-
-    Raises ``UserError`` where nothing can be scored.
-    """
-    if metric == "rmse":
-        scored = labels.isfinite().any(dim=0)
-    else:
-        scored = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
-    if not (scored.all() if metric == "rmse" else scored.any()):
-        raise UserError(
-            f"the {part} part ({len(labels)} molecules) cannot be scored: it needs a task with a "
-            "positive and a negative label, or, in a regression, a label in each task; use more "
-            "molecules or another --split"
-        )
-    if metric == "rmse":
-        return float((labels - labels.nanmean(dim=0)).square().nanmean(dim=0).sqrt().nanmean())
-    return 0.5 if metric == "rocauc" else float(labels[:, scored].nanmean(dim=0).mean())
+def chance(data: MoleculeData) -> float:
+    """The test score of the best constant; a ``UserError`` where a part cannot be scored."""
+    for part in data.splits:
+        labels = data.labels(part)
+        both = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
+        if not (labels.isfinite().any(dim=0).all() if data.metric == "rmse" else both.any()):
+            raise UserError(
+                f"the {part} part ({len(labels)} molecules) cannot be scored: it needs a task with "
+                "a positive and a negative label, or, in a regression, a label in each task; use "
+                "more molecules or another --split"
+            )
+    labels = data.labels("test")
+    return score(data.metric, labels, labels.nanmean(dim=0).expand_as(labels))
 
 
-def is_higher_better(metric: str) -> bool:
-    """Whether a larger score of that metric is the better one."""
-    return metric != "rmse"
+def is_lower_better(metric: str) -> bool:
+    """Whether a smaller score of that metric is the better one."""
+    return metric == "rmse"
 
 
-class EpochMeans:
-    """Means over an epoch and over all processes, by name; a device is not waited for before."""
-
-    def __init__(self) -> None:
-        self.steps: defaultdict[str, list[Tensor]] = defaultdict(list)
-
-    def add(self, terms: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Adds the sums of a step, and how many values each is a sum of."""
-        for name, pair in terms.items():
-            self.steps[name].append(torch.stack([value.detach().float() for value in pair]))
-
-    def compute(self) -> dict[str, float]:
-        """The means; starts again."""
-        own = [torch.stack(steps).cpu().double().sum(dim=0) for steps in self.steps.values()]
-        sums, counts = torch.stack(gather(torch.stack(own))).sum(dim=0).T
-        means = dict(zip(self.steps, (sums / counts.clamp(min=1)).tolist(), strict=True))
-        self.steps.clear()
-        return means
+def epoch_means(steps: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """Means over steps and processes, by name, from the sum and the count ``[2]`` of each step."""
+    own = torch.stack([torch.stack(list(step.values())) for step in steps])  # [steps, names, 2]
+    sums, counts = torch.stack(gather(own.cpu().double().sum(dim=0))).sum(dim=0).T
+    return dict(zip(steps[0], (sums / counts.clamp(min=1)).tolist(), strict=True))
 
 
 def ea_layers(network: nn.Module) -> dict[str, EAAggregation]:
@@ -80,13 +63,13 @@ def ea_layers(network: nn.Module) -> dict[str, EAAggregation]:
 
 
 @torch.no_grad()
-def inner_loops(layers: dict[str, EAAggregation]) -> dict[str, tuple[Tensor, Tensor]]:
-    """What the inner loops just did, summed over segments, and the number of segments.
+def inner_loops(layers: dict[str, EAAggregation]) -> dict[str, Tensor]:
+    """What the inner loops just did, summed over segments, and the number of segments: ``[2]``.
 
     ``gradient`` is the mean square of the last inner step's gradient, ``steps`` the number of steps
     in which y moved; ``converged`` and ``diverged`` become shares of segments.
     """
-    terms: dict[str, tuple[Tensor, Tensor]] = {}
+    terms = {}
     for name, layer in layers.items():
         solution = layer.solution
         assert solution is not None
@@ -94,5 +77,5 @@ def inner_loops(layers: dict[str, EAAggregation]) -> dict[str, tuple[Tensor, Ten
         measures |= {"converged": solution.converged, "diverged": solution.diverged}
         occupied = solution.occupied.float()
         for key, value in measures.items():
-            terms[f"{name}_{key}"] = value.float() @ occupied, occupied.sum()
+            terms[f"{name}_{key}"] = torch.stack([value.float() @ occupied, occupied.sum()])
     return terms

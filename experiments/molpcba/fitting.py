@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from experiments import common
 from experiments.common import Interrupted, UserError
 from experiments.molpcba.config import Config
-from experiments.molpcba.evaluation import TITLES, is_higher_better
+from experiments.molpcba.evaluation import TITLES, is_lower_better
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.training import NOT_FINITE, MoleculeTraining
 from pyg_ea import DivergenceWarning
@@ -40,8 +40,8 @@ class History(L.Callback):
     (Lightning's ``CSVLogger`` deletes its file then.)
     """
 
-    def __init__(self, folder: RunFolder, config: Config, metric: str) -> None:
-        self.folder, self.metric, self.patience = folder, metric, config.patience
+    def __init__(self, folder: RunFolder, metric: str) -> None:
+        self.folder, self.metric = folder, metric
         self.rows: list[Row] = []
         self.start = self.trained = 0.0
 
@@ -55,17 +55,14 @@ class History(L.Callback):
 
     def best(self) -> Row:
         """The row with the best valid score, the first of equals."""
-        pick = max if is_higher_better(self.metric) else min
+        pick = min if is_lower_better(self.metric) else max
         return pick(self.rows, key=lambda row: row[f"valid_{self.metric}"])
 
     def publish(self, trainer: L.Trainer) -> None:
-        """Brings ``metrics.csv`` and ``best.ckpt`` up to ``last.ckpt``; stops without patience."""
-        best = self.best()
-        if self.patience is not None and self.rows[-1]["epoch"] - best["epoch"] >= self.patience:
-            trainer.should_stop = True
+        """Brings ``metrics.csv`` and ``best.ckpt`` up to ``last.ckpt``."""
         if trainer.is_global_zero:
             common.write_text(self.folder.metrics, pd.DataFrame(self.rows).to_csv(index=False))
-            if self.rows[-1] is best:
+            if self.rows[-1] is self.best():
                 with common.atomic(self.folder.best) as temporary:
                     shutil.copyfile(self.folder.last, temporary)
 
@@ -88,8 +85,7 @@ class History(L.Callback):
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= pl_module.epoch_row()
         row["seconds"] = round(time.perf_counter() - self.start, 3)
-        if pl_module.config.test_curve:
-            row["train_seconds"] = round(self.trained - self.start, 3)
+        row["train_seconds"] = round(self.trained - self.start, 3)
         self.rows = [*self.rows, row]
         trainer.save_checkpoint(self.folder.last)
         self.publish(trainer)
@@ -155,8 +151,10 @@ def say(text: str) -> None:
 
 
 WAYS_OUT = {
-    "MemoryError": "out of memory with --batch-size {batch_size}: lower it, or train with "
-    "--adjoint checkpointed, fewer --steps or a smaller --width",
+    "TerminatedWorker": "a worker process died, most often for lack of memory: free some memory, "
+    "and run the same command again",
+    "MemoryError": "out of memory: lower --batch-size, or train with --adjoint checkpointed, fewer "
+    "--steps or a smaller --width",
     "NaN or infinite": f"the network's activations are not finite: {NOT_FINITE}",
     "loading state_dict": "the checkpoint is of another version, whose network differs: use that "
     "version, or start a new run with --name",
@@ -168,7 +166,7 @@ WAYS_OUT = {
 
 
 @contextmanager
-def explained(batch_size: int) -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turns failures that the user can act on into a ``UserError``, signals into ``Interrupted``.
 
     Remarks of libraries that do not concern the user of a run are left out.
@@ -194,5 +192,5 @@ def explained(batch_size: int) -> Iterator[None]:
         kind = kind.replace("allocate memory", "MemoryError")  # torch on a CPU
         for sign, way_out in WAYS_OUT.items():
             if sign in kind:
-                raise UserError(way_out.format(error=text, batch_size=batch_size)) from error
+                raise UserError(way_out.format(error=text)) from error
         raise

@@ -13,7 +13,7 @@ from experiments import common
 from experiments.common import UserError
 from experiments.molpcba.config import Config, flag, recorded, to_dict
 
-FREE = {"runs_dir", "name", "resume", "root", "csv", "patience", "compile", "accelerator"}
+FREE = {"runs_dir", "name", "resume", "root", "csv", "compile", "accelerator"}
 """Settings that may change when a run is resumed."""
 
 
@@ -42,10 +42,6 @@ class RunFolder:
         """Whether there is a run."""
         return self.config.exists()
 
-    def is_finished(self) -> bool:
-        """Whether the run trained to its end and was tested."""
-        return self.results.exists() and self.read_results()["status"] == "finished"
-
     def read_results(self) -> dict[str, Any]:
         """The content of ``results.json``."""
         return json.loads(self.results.read_text())
@@ -70,8 +66,8 @@ class RunFolder:
         """Makes the folder; its configuration decides the run, no preset fills in anything."""
         if self.exists():
             raise UserError(
-                f"{self.path} already has {'a finished' if self.is_finished() else 'an unfinished'}"
-                " run: --resume continues it or shows its results, --name starts a new one"
+                f"{self.path} already has a run: --resume continues it or shows its results, "
+                "--name starts a new one"
             )
         settings = {**to_dict(config), "preset": "none"}
         del settings["name"], settings["runs_dir"]  # of this run, not of one that repeats it

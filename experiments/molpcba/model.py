@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 
-from experiments.molpcba.config import Config, require
+from experiments.molpcba.config import Config
 from experiments.molpcba.parallel import BatchNorm
 from experiments.molpcba.readouts import build_local, build_readout
 from pyg_ea import EAConv, GINForm
@@ -37,8 +37,8 @@ class MoleculeNetwork(nn.Module):
         self, config: Config, num_tasks: int, graph_sizes: Tensor | None = None, real: bool = False
     ) -> None:
         super().__init__()
-        width, depth = require(config.width), require(config.layers)
-        self.dropout, self.real = require(config.dropout), real
+        width, depth = config.width, config.layers
+        self.dropout, self.real = config.dropout, real
         convs = [build_conv(config, width) for _ in range(depth)]
         readout = build_readout(config, width, graph_sizes)
         self.atom_encoder = AtomEncoder(width)

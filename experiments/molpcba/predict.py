@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> None:
     given = parser.parse_args(argv)
     if given.batch_size < 1:
         raise UserError(f"--batch-size must be 1 or more, got {given.batch_size}")
-    with explained(given.batch_size):
+    with explained():
         print(predict_file(given))
 
 

@@ -57,7 +57,7 @@ def _ea_settings(config: Config) -> dict[str, Any]:
 
 def _pyg_ea(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
     """PyG's own EA, without training its three biases that cannot get a gradient."""
-    hidden = config.potential_width or width
+    hidden = config.potential_width
     layer = aggr.EquilibriumAggregation(
         width, config.ea_width or width, [2 * hidden, hidden], grad_iter=config.steps
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,37 +12,25 @@ from typing import Any
 import pandas as pd
 import torch
 
-from experiments.common import (
-    UserError,
-    command,
-    mean_and_deviation,
-    revision,
-    versions,
-    write_text,
-)
+from experiments.common import UserError, command, mean_and_deviation, revision, versions
 from experiments.molpcba.config import Config, kind_of, to_dict
-from experiments.molpcba.evaluation import TITLES, is_higher_better
-from experiments.molpcba.figures import draw
+from experiments.molpcba.evaluation import TITLES, is_lower_better
 from experiments.molpcba.fitting import History
-from experiments.molpcba.folder import RunFolder
+from experiments.molpcba.folder import FREE, RunFolder
 from experiments.molpcba.training import MoleculeTraining
+from experiments.studies.records import LAST, Outcome, Records, Run, check_equal
+from experiments.studies.report import report
 
 Results = dict[str, Any]
 """The content of a run's ``results.json``."""
-
-NO_SETTING = [
-    "name", "runs_dir", "root", "csv", "resume", "seed", "seeds", "split_seed", "compile",
-    "test_curve", "preset",
-]  # fmt: skip
-"""Runs that differ in these alone are pooled."""
-
+NO_SETTING = FREE | {"seed", "preset"}
+"""What runs of a row may differ in."""
 
 def collect(config: Config, module: MoleculeTraining, history: History, chance: float) -> Results:
     """The content of ``results.json`` of a run that was trained and tested."""
     data, rows, best = module.data, history.rows, history.best()
     return {
         "name": config.name,
-        "status": "finished",
         "metric": data.metric,
         "valid": best[f"valid_{data.metric}"],
         "test": module.scores[f"test_{data.metric}"],
@@ -84,74 +73,51 @@ def spread(outcomes: Sequence[Results]) -> str:
 # ---- several runs
 
 
-def summarise(paths: Sequence[Path], out: Path) -> str:
-    """The table, a row for each kind of run (seeds pooled); also to ``out``, with a picture."""
-    folders = [folder for folder in map(RunFolder, paths) if folder.is_finished()]
-    if not folders:
-        raise UserError("no finished run among the folders given; expected runs/NAME folders")
-    runs = pd.DataFrame([folder.read_results() for folder in folders])
-    first, data = runs.iloc[0], pd.DataFrame(runs["data"].tolist())
-    if data["fingerprint"].nunique() > 1:
-        shown = ", ".join(runs["name"] + " of " + data["name"] + ", split " + data["split"])
-        raise UserError(f"runs of different data cannot be compared: {shown}")
-    runs["run"] = _names(runs["config"])
-    groups = runs.groupby("run", sort=False)
-    rows = groups.agg(
-        seeds=("test", "size"),
-        test=("test", lambda scores: mean_and_deviation(list(scores))),
-        valid=("valid", lambda scores: mean_and_deviation(list(scores))),
-        test_mean=("test", "mean"),
-        valid_mean=("valid", "mean"),
-        epochs=("epochs", "mean"),
-        minutes=("seconds", lambda seconds: round(seconds.mean() / 60, 1)),
-        parameters=("parameters", "first"),
-    )
-    rows = rows.sort_values("test_mean", ascending=not is_higher_better(first["metric"]))
-    text = markdown(rows, first)
-    valid = f"valid_{first['metric']}"
-    curves = [pd.read_csv(folder.metrics, index_col="epoch")[valid] for folder in folders]
-    means = {
-        run: pd.concat([curves[i] for i in groups.groups[run]], axis=1).mean(axis=1)
-        for run in rows.index
-    }
-    write_text(out / "summary.md", text)
-    write_text(out / "summary.csv", rows.to_csv())
-    title = f"valid {TITLES[first['metric']]}, mean over seeds"
-    draw(out / "summary.png", "runs", first["data"], {title: pd.DataFrame(means)})
-    return text
-
-
-def _names(configs: pd.Series) -> pd.Series:
-    """The kind of each run; where others of the kind differ, with the settings in which they do:
-    ``gin-ea5 (gradient_clip 0.1)``.
+def outcome(folder: RunFolder) -> Outcome:
+    """What records keep of a finished run. One without ``--test-curve`` has no test curve; one made
+    before training was timed by itself has the time of a whole epoch.
     """
-    settings = pd.DataFrame(configs.tolist(), dtype=object)
-    settings = settings.drop(columns=NO_SETTING, errors="ignore").fillna("not set").astype(str)
-    names = configs.map(kind_of)
-    for kind, alike in settings.groupby(names):
-        differing = alike.loc[:, alike.nunique() > 1]
-        for row, own in differing.iterrows():
-            text = ", ".join(f"{key} {value}" for key, value in own.items())
-            names[row] = f"{kind} ({text})" if text else kind
-    return names
+    results, metrics = folder.read_results(), pd.read_csv(folder.metrics)
+    metric, data = results["metric"], results["data"]
+    curve = metrics.reindex(columns=["epoch", f"valid_{metric}", f"test_{metric}"])
+    curve = curve.set_axis(["epoch", "valid", "test"], axis=1)
+    same = ("metric", "valid", "test", "best_epoch", "epochs", "threads", "parameters", "revision")
+    record = {
+        **{key: results[key] for key in same},
+        "test_last": curve["test"].tail(LAST).mean(),
+        "train_seconds": metrics.get("train_seconds", metrics["seconds"]).median(),
+        "data": data["name"],
+        **{key: data[key] for key in ("split", "graphs", "fingerprint")},
+    }
+    return Outcome(record, curve, curve["valid"].tail(LAST).mean())
 
 
-def markdown(rows: pd.DataFrame, result: pd.Series) -> str:
-    """The table with its data set named above it."""
-    data, title = result["data"], TITLES[result["metric"]]
-    lines = [
-        f"{title} on {data['name']} ({data['split']} split, {data['molecules']['test']:,} test "
-        f"molecules, {data['tasks']} tasks; chance {result['chance']:.4f})",
-        "",
-        f"| run | seeds | test {title} | valid {title} | epochs | minutes | parameters |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row.Index} | {row.seeds} | {row.test} | {row.valid} | {row.epochs:.0f} "
-        f"| {row.minutes:.1f} | {row.parameters:,} |"
-        for row in rows.itertuples()
-    ]
-    return "\n".join(lines) + "\n"
+def summarise(paths: Sequence[Path], out: Path) -> str:
+    """Records of the finished runs in ``out``, with their table and pictures; the table.
+
+    A row is a run's name without data and seed; the best comes first. Records of an earlier summary
+    in ``out`` are replaced.
+    """
+    records = Records(out)
+    records.check_same({"study": "summary"})
+    records.runs, records.curves = records.runs[:0], records.curves[:0]
+    for folder in map(RunFolder, paths):
+        if not folder.results.exists():
+            continue
+        config, made = folder.read_results()["config"], outcome(folder)
+        same = {key: made.record[key] for key in ("data", "split", "fingerprint")}
+        records.check_same(same)
+        seed, name = config["seed"], config["name"]
+        row = name.removeprefix(f"{same['data']}-").removesuffix(f"-seed{seed}")
+        run = Run(row, seed, {k: v for k, v in config.items() if k not in NO_SETTING}, row)
+        for other in records.runs.loc[records.runs["row"] == row, "config"]:
+            check_equal(f"{folder.path}, row {row}", run.settings, json.loads(other))
+        records.add("summary", run, made)
+    if records.runs.empty:
+        raise UserError("no finished run among the folders given; expected runs/NAME folders")
+    means = records.runs.groupby("row")["test"].mean()
+    records.write(list(means.sort_values(ascending=is_lower_better(made.record["metric"])).index))
+    return report(out)
 
 
 @command

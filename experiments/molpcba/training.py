@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from experiments.common import UserError
-from experiments.molpcba.config import Config, require, to_dict
+from experiments.molpcba.config import Config, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData
-from experiments.molpcba.evaluation import EpochMeans, ea_layers, inner_loops, score
+from experiments.molpcba.evaluation import ea_layers, epoch_means, inner_loops, score
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.molpcba.parallel import gather, sum_over_processes, world_size
 from pyg_ea import L2Prior, auxiliary_loss, parameter_groups
@@ -48,7 +48,7 @@ class MoleculeTraining(L.LightningModule):
         if config.compile:
             for layer in self.layers.values():
                 layer.compile()
-        self.means = EpochMeans()
+        self.steps: list[dict[str, Tensor]] = []  # measures of the epoch, on the device
         self.outputs: dict[str, list[Tensor]] = {}
         self.scores: dict[str, float] = {}
 
@@ -57,7 +57,8 @@ class MoleculeTraining(L.LightningModule):
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """The loss of one batch: sums here, over counts in the batch of all processes."""
         errors = self.network.errors(self.network(batch), batch.y)
-        terms, weights = {"train_loss": (errors.sum(), batch.y.isfinite().sum())}, [1.0]
+        terms = {"train_loss": torch.stack([errors.sum(), batch.y.isfinite().sum()])}
+        weights = [1.0]
         loops, config = inner_loops(self.layers), self.config
         for name, part, layer, weight in (
             ("readout_aux", self.network.readout, "readout", config.aux_weight),
@@ -65,29 +66,27 @@ class MoleculeTraining(L.LightningModule):
         ):
             if layer in self.layers:
                 segments = loops[f"{layer}_gradient"][1]
-                terms[name] = auxiliary_loss(part, config.aux_reading) * segments, segments
+                total = auxiliary_loss(part, config.aux_reading) * segments
+                terms[name] = torch.stack([total, segments])
                 weights.append(weight or 0.0)
-        self.means.add(terms | loops)
-        sums = torch.stack([total for total, _ in terms.values()])
-        counts = torch.stack([count.to(sums.dtype) for _, count in terms.values()])
-        means = sums / sum_over_processes(counts).clamp(min=1)
+        self.steps.append({name: pair.detach() for name, pair in (terms | loops).items()})
+        sums, counts = torch.stack(list(terms.values())).T
+        means = sums / sum_over_processes(counts.detach()).clamp(min=1)
         return world_size() * sum(w * mean for w, mean in zip(weights, means, strict=True))
 
     def on_train_epoch_start(self) -> None:
         """Starts each epoch from its own seed, so that a resumed run repeats it bit for bit."""
         seed = (self.config.seed * 100_003 + self.current_epoch) * 1_009 + self.global_rank
         torch.manual_seed(seed)
+        self.steps.clear()
         loader = self.trainer.train_dataloader
         assert isinstance(loader, GraphLoader)
         loader.epoch = self.current_epoch  # its iteration has not begun yet
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips the gradient."""
-        limit = self.config.gradient_clip
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        if limit is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters(), limit, norm)
-        self.means.add({"gradient_norm": (norm, norm.new_ones(()))})
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.config.gradient_clip or math.inf)
+        self.steps[-1]["gradient_norm"] = torch.stack([norm, torch.ones_like(norm)])
         if norm.device.type == "cpu":  # a GPU is asked once an epoch
             self._check_finite(float(norm))
 
@@ -103,7 +102,7 @@ class MoleculeTraining(L.LightningModule):
         config = self.config
         optimizer = torch.optim.AdamW(
             parameter_groups(self, config.ea_lr) if self.layers else self.parameters(),
-            lr=require(config.lr),
+            lr=config.lr,
             weight_decay=config.weight_decay,
             fused=True,
         )
@@ -126,12 +125,11 @@ class MoleculeTraining(L.LightningModule):
         return GraphLoader(
             self.graphs,
             self.data.splits[part],
-            require(self.config.batch_size),
+            self.config.batch_size,
             shuffle=shuffle,
             seed=self.config.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
-            pin=self.device.type == "cuda" and not self.graphs.x.is_cuda,
         )
 
     def train_dataloader(self) -> GraphLoader:
@@ -141,10 +139,6 @@ class MoleculeTraining(L.LightningModule):
     def val_dataloader(self) -> list[GraphLoader]:
         """Every molecule of the parts that are scored, once."""
         return [self._loader(part) for part in self.scored_parts]
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, number: int) -> Batch:
-        """Without waiting; a batch is there already unless it is in pinned memory."""
-        return batch.to(device, non_blocking=True)
 
     # ---- evaluation
 
@@ -183,8 +177,8 @@ class MoleculeTraining(L.LightningModule):
 
     @torch.no_grad()
     def epoch_row(self) -> dict[str, float]:
-        """What is recorded of the epoch that just ended; starts measuring again."""
-        means = self.means.compute()
+        """What is recorded of the epoch that just ended."""
+        means = epoch_means(self.steps)
         self._check_finite(means["gradient_norm"])
         row = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         row |= means | self.scores

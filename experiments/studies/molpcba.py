@@ -8,18 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import yaml
 
 from experiments.common import UserError
 from experiments.molpcba.__main__ import run as train
 from experiments.molpcba.config import Config, flag, parse, resolve, to_dict
 from experiments.molpcba.data import MoleculeData
-from experiments.molpcba.evaluation import is_higher_better
+from experiments.molpcba.evaluation import is_lower_better
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.model import MoleculeNetwork
+from experiments.molpcba.summary import outcome
 from experiments.studies.engine import Grid, Tuning
-from experiments.studies.records import LAST, Outcome, Run, check_equal
+from experiments.studies.records import Outcome, Run, check_equal
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "ablations"
 OWN = ("config", "name", "resume", "seeds", "split_seed", "devices", "nodes", "test_curve")
@@ -114,7 +114,7 @@ class Study:
             settings,
             partial(perform, given.csv, given.root),
             self.tuning,
-            is_lower_better=not is_higher_better(data.metric),
+            is_lower_better=is_lower_better(data.metric),
             identity={"data": data.name, "split": data.split, "graphs": data.graphs_sha256[:16]},
         )
 
@@ -152,23 +152,10 @@ def perform(csv: str | None, root: str, run: Run, path: Path) -> Outcome:
     config = Config(**wanted, csv=csv, root=root, runs_dir=str(path.parent), name=path.name)
     folder = RunFolder(path)
     if folder.exists():
-        saved = {k: v for k, v in folder.read_config().items() if v is not None}
-        check_equal(str(path), without_places(saved), wanted)
-    if not folder.is_finished():
+        check_equal(str(path), without_places(folder.read_config()), wanted)
+    if not folder.results.exists():
         train(replace(config, resume=folder.exists()))
-    results, metrics = folder.read_results(), pd.read_csv(folder.metrics)
-    metric, data = results["metric"], results["data"]
-    curve = metrics[["epoch", f"valid_{metric}", f"test_{metric}"]]
-    curve = curve.set_axis(["epoch", "valid", "test"], axis=1)
-    same = ("metric", "valid", "test", "best_epoch", "epochs", "threads", "parameters", "revision")
-    record = {
-        **{key: results[key] for key in same},
-        "test_last": curve["test"].tail(LAST).mean(),
-        "train_seconds": metrics["train_seconds"].median(),
-        "data": data["name"],
-        **{key: data[key] for key in ("split", "graphs", "fingerprint")},
-    }
-    return Outcome(record, curve, curve["valid"].tail(LAST).mean())
+    return outcome(folder)
 
 
 def as_flags(settings: dict[str, Any]) -> list[str]:

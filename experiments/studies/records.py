@@ -121,11 +121,11 @@ class Records:
     def check_same(self, identity: dict[str, str]) -> None:
         """Raises ``UserError`` when there are runs of another study or of other data."""
         for table in (self.runs, self.tuning):
-            for key in identity.keys() & set(table.columns):
-                for other in set(table[key]) - {identity[key]}:
+            for key, value in identity.items():
+                for other in set(table.get(key, ())) - {value}:
                     raise UserError(
-                        f"{self.folder}: made on {key} {other}, not {identity[key]}: choose "
-                        "another folder for records and runs"
+                        f"{self.folder}: made on {key} {other}, not {value}, which are not "
+                        "compared: choose another folder for records and runs"
                     )
 
 
@@ -152,7 +152,8 @@ def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(columns)).astype(columns)
     try:
-        table = pd.read_csv(path, dtype=columns, keep_default_na=False)
+        missing = {name: "" for name, kind in columns.items() if kind == "float"}
+        table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=missing)
     except (ValueError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it") from error
     own = list(table.columns[: len(columns)])

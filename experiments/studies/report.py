@@ -45,20 +45,22 @@ def markdown(records: Records) -> str:
     first, title = runs.iloc[0], TITLES[runs["metric"].iloc[0]]
     split, span, valid = first.split, "a run", "score"
     table = pd.DataFrame([_cells(runs, row) for row in runs["row"].unique()])
-    differences = ""
     if first.split == FRESH:
-        table = table.drop(columns=list(table.filter(regex="valid|last|difference|compared|ratio")))
+        table = table.drop(columns=list(table.filter(regex="valid|last")))
     else:
         split += ", a split for each seed" if runs["fingerprint"].nunique() > 1 else ", one split"
         span, valid = "an epoch", f"valid score (mean of the last {LAST} epochs)"
-        differences = (
-            "Differences are paired by seed, with the standard error of their mean in brackets; "
-            f"last: mean of the last {LAST} epochs. "
-        )
+    table = table.loc[:, (table != "").any()]
+    notes = []
+    if "compared with" in table:
+        notes = ["differences are paired by seed, with the standard error of their mean in brackets"]
+    if "test, last" in table:
+        notes.append(f"last: mean of the last {LAST} epochs")
     keys = ("revision", "threads")
     revisions, threads = (", ".join(map(str, sorted(runs[key].unique()))) for key in keys)
     lines = [
-        f"{title} on {first.data} ({split}); mean ± standard deviation over seeds. {differences}"
+        f"{title} on {first.data} ({split}); mean ± standard deviation over seeds. "
+        f"{'; '.join(notes).capitalize()}{'. ' if notes else ''}"
         f"Seconds are of training {span}, on {threads} thread(s); code {revisions}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in [table.columns, *table.to_numpy()]),
@@ -84,13 +86,15 @@ def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:
     form = ".2e" if first.metric in SMALL else ".4f"
 
     def score(key: str) -> str:
-        return mean_and_deviation(list(own[key]), form)
+        values = own[key].dropna().to_list()
+        return mean_and_deviation(values, form) if values else ""
 
     def difference(key: str) -> str:
         if row == first.reference:
             return ""
         return difference_text(differences(runs, row, first.reference, key))
 
+    alone = (runs["row"] == runs["reference"]).all()
     times = by_seed(runs, row, "train_seconds") / by_seed(runs, first.reference, "train_seconds")
     return {
         "row": row,
@@ -103,7 +107,7 @@ def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:
         "difference, last": difference("test_last"),
         **{name.replace("_", " "): score(name) for name in runs.columns[len(RECORDS) :]},
         "seconds": f"{own['train_seconds'].median():.2f}",
-        "ratio": f"{times.median():.2f}" if times.notna().any() else "",
+        "ratio": "" if alone or times.isna().all() else f"{times.median():.2f}",
         "parameters": f"{first.parameters:,}",
     }
 
@@ -135,6 +139,7 @@ def draw_learning(records: Records) -> Figure:
     is_fresh = first.split == FRESH
     drawing = Figure(figsize=(11, 4 + 0.12 * len(rows)), layout="constrained")
     parts = ["test"] if is_fresh else ["valid", "test"]
+    parts = [part for part in parts if records.curves[part].notna().any()]
     panels = drawing.subplots(1, len(parts), sharey=True, squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):
         for i, row in enumerate(rows):
@@ -156,7 +161,8 @@ def draw_points(runs: pd.DataFrame) -> Figure:
     first, rows = runs.iloc[0], list(references.index)
     is_fresh = first.split == FRESH
     drawing = Figure(figsize=(12, 1.6 + 0.3 * len(rows)), layout="constrained")
-    left, *others = drawing.subplots(1, 1 if is_fresh else 2, sharey=True, squeeze=False)[0]
+    panels = 2 if (runs["row"] != runs["reference"]).any() else 1
+    left, *others = drawing.subplots(1, panels, sharey=True, squeeze=False)[0]
     for i, row in enumerate(rows):
         _strip(left, by_seed(runs, row, "test").to_list(), i)
     left.set_yticks(range(len(rows)), rows)

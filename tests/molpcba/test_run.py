@@ -17,7 +17,7 @@ import yaml
 from experiments.molpcba.__main__ import main
 from experiments.molpcba.config import parse
 from experiments.molpcba.evaluation import score
-from experiments.molpcba.figures import plot_run
+from experiments.molpcba.figures import plot_inner_parameters
 from experiments.molpcba.fitting import History
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.training import MoleculeTraining
@@ -363,7 +363,7 @@ def test_divergence_is_reported_once(command, run_folder, capsys):
 
 def test_figures_come_from_the_records_alone(command, run_folder):
     assert command("--local", "ea") == 0
-    plot_run(run_folder)
+    plot_inner_parameters(run_folder)
     for name in ("learning.png", "inner_parameters.png"):
         assert (run_folder.path / name).stat().st_size > 10_000
 

@@ -112,8 +112,7 @@ class GraphLoader:
     The order depends on `seed` and `epoch` alone. In training (`shuffle=True`) the batches of
     all `world_size` processes, side by side, are the batch that one process with `world_size *
     batch_size` would make; a last step with fewer graphs than processes is left out. In evaluation
-    process `rank` gets its contiguous share, so that every graph comes exactly once. `pin` puts
-    batches into pinned memory, for a GPU that the graphs do not fit on.
+    process `rank` gets its contiguous share, so that every graph comes exactly once.
     """
 
     graphs: PackedGraphs
@@ -123,7 +122,6 @@ class GraphLoader:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
-    pin: bool = False
     epoch: int = 0
 
     def batches(self) -> list[Tensor]:
@@ -154,8 +152,7 @@ class GraphLoader:
         order = torch.cat(parts).to(pointers.device)
         for part, index in zip(parts, order.split([len(p) for p in parts]), strict=True):
             nodes, edges = sizes[part].sum(dim=0).tolist()
-            batch = self.graphs.batch(index, nodes, edges)
-            yield batch.pin_memory() if self.pin else batch
+            yield self.graphs.batch(index, nodes, edges)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from ogb.utils.features import atom_to_feature_vector, bond_to_feature_vector
 from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from tqdm import tqdm
 
-from experiments.common import UserError
 from experiments.molpcba.data.graphs import PackedGraphs
 from experiments.molpcba.data.ogb import both_ways
 
@@ -107,10 +105,4 @@ def run_jobs(function: Callable[[str], Any], texts: Sequence[str], title: str) -
     many = len(texts) > FEW
     workers = Parallel(-1 if many else 1, return_as="generator", batch_size=100)
     results = workers(delayed(function)(text) for text in texts)
-    try:
-        yield from tqdm(results, title, total=len(texts), disable=None if many else True)
-    except TerminatedWorkerError as error:
-        raise UserError(
-            "a worker process died, most often for lack of memory: free some memory, and run the "
-            "same command again"
-        ) from error
+    yield from tqdm(results, title, total=len(texts), disable=None if many else True)
