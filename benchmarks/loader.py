@@ -91,7 +91,7 @@ class Step:
         steps: int = 15,
     ) -> None:
         config = resolve(Config(readout=readout, steps=steps, preset=preset), data.name)
-        self.network = MoleculeNetwork(config, data.num_tasks)
+        self.network = MoleculeNetwork(config, len(data.task_names))
         self.optimizer = torch.optim.Adam(self.network.parameters())
         self.aux_weight = config.aux_weight if readout == "ea" else 0.0
 

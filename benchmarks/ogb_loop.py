@@ -87,7 +87,7 @@ def run_plainly(config: Config, data: MoleculeData) -> Row:
         part: DataLoader(singles(data.graphs, index), config.batch_size, shuffle=part == "train")
         for part, index in data.splits.items()
     }
-    model = MoleculeNetwork(config, data.num_tasks).to(device)
+    model = MoleculeNetwork(config, len(data.task_names)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     rows = []
     for epoch in range(config.epochs):

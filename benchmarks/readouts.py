@@ -36,7 +36,7 @@ class Step:
 
     def __init__(self, config: Config, data: MoleculeData, batch: Batch) -> None:
         sizes = batch.ptr.diff()
-        self.batch, self.network = batch, MoleculeNetwork(config, data.num_tasks, sizes)
+        self.batch, self.network = batch, MoleculeNetwork(config, len(data.task_names), sizes)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), fused=True)
         has_ea = any(isinstance(module, EAAggregation) for module in self.network.modules())
         self.aux_weight = config.aux_weight if has_ea else 0.0
@@ -58,7 +58,7 @@ class Step:
 
 def measure(data: MoleculeData, study: str, rounds: int) -> pd.DataFrame:
     """One row a step: readout, parameters of its network, round, seconds."""
-    configs = Study.read(study).configurations([], data.name, data.num_tasks)
+    configs = Study.read(study).configurations([], data.name, len(data.task_names))
     index = torch.randperm(len(data.graphs), generator=torch.Generator().manual_seed(0))
     size = next(iter(configs.values())).batch_size
     batch = next(iter(GraphLoader(data.graphs, index[:size], size)))

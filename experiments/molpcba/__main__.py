@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,14 +11,13 @@ from typing import Any
 import torch
 import yaml
 
-from experiments.common import UserError, command
+from experiments.common import UserError, command, mean_and_deviation, write_text
 from experiments.molpcba.config import Config, parse, resolve, to_dict
 from experiments.molpcba.data import load
-from experiments.molpcba.evaluation import chance
-from experiments.molpcba.figures import plot_inner_parameters
+from experiments.molpcba.evaluation import TITLES, chance
 from experiments.molpcba.fitting import History, build_trainer, explained, say
 from experiments.molpcba.folder import RunFolder, read_checkpoint
-from experiments.molpcba.summary import collect, run_table, spread
+from experiments.molpcba.summary import collect, plot_inner_parameters, run_table
 from experiments.molpcba.training import MoleculeTraining
 
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains one network, or one for each of ``--seeds``."""
     config = parse(argv)
     folder = RunFolder.of(config)
-    if config.resume and config.name is not None and folder.exists():
+    if config.resume and config.name is not None and folder.config.exists():
         saved = ["--config", str(folder.config), "--runs-dir", config.runs_dir]
         config = parse([*saved, "--name", config.name, *argv])
     if config.seeds > 1:
@@ -60,7 +60,7 @@ def run(config: Config) -> dict[str, Any]:
         trainer.test(module, verbose=False)
         results = collect(config, module, history, baseline)
         if trainer.is_global_zero:
-            folder.write_results(results)
+            write_text(folder.results, json.dumps(results, indent=2) + "\n")
             plot_inner_parameters(folder)
     say(run_table(results, folder))
     return results
@@ -87,8 +87,12 @@ def run_seeds(config: Config) -> None:
         if config.resume and folder.results.exists():
             outcomes.append(folder.read_results())
         else:
-            outcomes.append(run(replace(one, resume=config.resume and folder.exists())))
-    say("\n" + spread(outcomes))
+            outcomes.append(run(replace(one, resume=config.resume and folder.config.exists())))
+    title = TITLES[outcomes[0]["metric"]]
+    test, valid = (
+        mean_and_deviation([own[part] for own in outcomes]) for part in ("test", "valid")
+    )
+    say(f"\n{len(outcomes)} seeds: test {title} {test}, valid {title} {valid}")
 
 
 if __name__ == "__main__":

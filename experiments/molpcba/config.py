@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,8 +47,8 @@ class Config:
     # data
     data: str = _is(
         "auto",
-        "OGB's molecule sets by name, on disk or downloaded (ogb: ogbg-molpcba); embedded: 4,991 "
-        "molecules that come with RDKit; auto: ogbg-molpcba if it can be had, else embedded",
+        "OGB's name of a set, or embedded: 4,991 molecules that come with RDKit; auto: "
+        "ogbg-molpcba if it can be had, else embedded",
     )
     root: str = _is("dataset", "folder of prepared data")
     csv: str | None = _is(None, "train on this table: SMILES, and labels (0, 1, empty; or numbers)")
@@ -60,9 +60,7 @@ class Config:
     )
     data_name: str | None = _is(None, "name of the --csv data; default: the file's")
     split: str | None = _is(
-        None,
-        "ogb, scaffold, random, or for --csv a folder of train.csv, valid.csv and test.csv with "
-        "row numbers from 0; default: the data's own, or random",
+        None, "ogb, scaffold, random, or a folder of row numbers; default: the data's own or random"
     )
     split_seed: NonNegativeInt = _is(0, "seed of the random split")
     preset: Literal["auto", "small", "reference", "none"] = _is(
@@ -122,8 +120,6 @@ class Config:
                 "--adjoint must be unrolled, checkpointed, implicit or truncated-K (K: 1 or more), "
                 f"got {self.adjoint!r}"
             )
-        if self.name is not None and ("/" in self.name or self.name in ("", ".", "..")):
-            raise UserError(f"--name is a folder's name, without '/', got {self.name!r}")
 
 
 def flag(name: str) -> str:
@@ -231,7 +227,7 @@ def parse(argv: Sequence[str]) -> Config:
         values = yaml.safe_load(parser.dump(parser.parse_args(words)))
     except (ArgumentError, argparse.ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(_one_line(str(error))) from error
-    return Config(**{item.name: values.get(item.name) for item in fields(Config)})
+    return Config(**values)
 
 
 def _one_line(message: str) -> str:

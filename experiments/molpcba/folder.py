@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +37,9 @@ class RunFolder:
         """The folder of a named configuration."""
         return cls(Path(config.runs_dir) / str(config.name))
 
-    def exists(self) -> bool:
-        """Whether there is a run."""
-        return self.config.exists()
-
     def read_results(self) -> dict[str, Any]:
         """The content of ``results.json``."""
         return json.loads(self.results.read_text())
-
-    def write_results(self, results: dict[str, Any]) -> None:
-        """Replaces ``results.json``."""
-        common.write_text(self.results, json.dumps(results, indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any]:
         """The resolved settings of the run that is to be resumed."""
@@ -64,7 +55,7 @@ class RunFolder:
 
     def create(self, config: Config) -> None:
         """Makes the folder; its configuration decides the run, no preset fills in anything."""
-        if self.exists():
+        if self.config.exists():
             raise UserError(
                 f"{self.path} already has a run: --resume continues it or shows its results, "
                 "--name starts a new one"
@@ -76,8 +67,7 @@ class RunFolder:
     def resume(self, config: Config, fingerprint: str) -> Path | None:
         """The checkpoint from which the run goes on; None: there is none yet.
 
-        In place of a damaged ``last.ckpt`` a sound ``best.ckpt`` is taken. Raises ``UserError``
-        when settings or data are not those that the run was started with.
+        Raises ``UserError`` when settings or data are not those that the run was started with.
         """
         then, now = self.read_config(), to_dict(config) | {"preset": "none"}
         free = FREE | (set() if config.schedule == "cosine" else {"epochs"})
@@ -90,14 +80,7 @@ class RunFolder:
                 )
         if not self.last.exists():
             return None
-        try:
-            checkpoint = read_checkpoint(self.last)
-        except UserError:
-            print(f"note: {self.last} is damaged, going back to the best epoch", flush=True)
-            checkpoint = read_checkpoint(self.best)
-            with common.atomic(self.last) as temporary:
-                shutil.copyfile(self.best, temporary)
-        if checkpoint["pyg_ea"]["fingerprint"] != fingerprint:
+        if read_checkpoint(self.last)["pyg_ea"]["fingerprint"] != fingerprint:
             raise UserError(
                 f"{self.path} was trained on other data or another split (its fingerprint is not "
                 f"{fingerprint}): give the same, or start a new run with --name"
@@ -111,7 +94,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = common.load(path)
     except UserError as error:
         raise UserError(
-            f"{error}: delete the files in {path.parent} to repeat the run with --resume"
+            f"{error}: copy the other file in {path.parent} over it to go on from that one, or "
+            "delete both to repeat the run, and call the same command with --resume"
         ) from error
     if "pyg_ea" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of python -m experiments.molpcba")

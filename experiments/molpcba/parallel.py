@@ -19,11 +19,8 @@ def world_size() -> int:
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """``value`` summed over all processes, on its device; not differentiated."""
-    if world_size() > 1:
-        value = value.clone()
-        distributed.all_reduce(value)
-    return value
+    """``value`` summed over all processes, on its device."""
+    return all_reduce(value) if world_size() > 1 else value
 
 
 def gather(value: T) -> list[T]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,7 +19,8 @@ from experiments.common import UserError, command, write_text
 from experiments.molpcba.config import recorded
 from experiments.molpcba.data import GraphLoader, PackedGraphs
 from experiments.molpcba.data.molecules import pack, read_molecules
-from experiments.molpcba.data.table import SMILES, find_smiles_column, reading, separator_of
+from experiments.molpcba.data.splits import reading
+from experiments.molpcba.data.table import SMILES, find_smiles_column, separator_of
 from experiments.molpcba.fitting import explained
 from experiments.molpcba.folder import read_checkpoint
 from experiments.molpcba.model import MoleculeNetwork
@@ -51,13 +53,11 @@ def read_lines(path: Path, column: str | None) -> tuple[pd.DataFrame, str]:
     it, it is recognised by the header's names, otherwise the first.
     """
     with reading(path) as file:
-        texts = file.read().splitlines()
-    if not texts:
-        raise UserError(f"{path} is empty: expected one SMILES a line")
+        texts = file.read().splitlines() or [""]
     separator = separator_of(texts[0])
-    rows = [text.split(maxsplit=1) for text in texts]
+    rows = [text.split(maxsplit=1) or [""] for text in texts]
     if separator in texts[0]:
-        rows = list(csv.reader(texts, delimiter=separator))
+        rows = [row or [""] for row in csv.reader(texts, delimiter=separator)]
     header = [cell.strip() for cell in rows[0]]
     has_header = column in header or any(SMILES.search(cell) for cell in header)
     position = 0
@@ -66,12 +66,12 @@ def read_lines(path: Path, column: str | None) -> tuple[pd.DataFrame, str]:
         position = number - 1
     elif has_header or column is not None:
         position = header.index(find_smiles_column(path, header, column))
-    lines = []
-    for number, row in enumerate(rows, 1):
-        smiles, rest = "".join(row[position : position + 1]), row[:position] + row[position + 1 :]
-        lines.append((number, " ".join(rest).strip(), smiles.strip()))
+    cells = pd.DataFrame(rows).fillna("")
+    smiles = cells.pop(position).str.strip()
+    names = [" ".join(rest).strip() for rest in cells.to_numpy()]
+    table = pd.DataFrame({"line": cells.index + 1, "name": names, "smiles": smiles})
     where = f"column {position + 1}" + (f" ({header[position]!r})" if has_header else "")
-    return pd.DataFrame(lines[has_header:], columns=["line", "name", "smiles"]), where
+    return table[has_header:].reset_index(drop=True), where
 
 
 def predict_file(given: argparse.Namespace) -> str:
@@ -85,9 +85,6 @@ def predict_file(given: argparse.Namespace) -> str:
     first = ", ".join(map(repr, smiles[:3]))
     print(f"SMILES from {where} of {given.smiles}: {first}", file=sys.stderr)
     molecules, rejected = read_molecules(smiles)
-    for row, reason in rejected.items():
-        text = f"line {table['line'][row]}: {smiles[row]!r} has no prediction: {reason}"
-        print(text, file=sys.stderr)
     if not molecules:
         raise UserError(f"{given.smiles} has no molecule: expected one SMILES a line")
     graphs = pack(list(molecules.values()), np.zeros((len(molecules), 0), dtype=np.int8))
@@ -109,10 +106,8 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--smiles-column", help="name, or number from 1, of the column with SMILES")
     parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="table to write")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=PositiveInt, default=256)
     given = parser.parse_args(argv)
-    if given.batch_size < 1:
-        raise UserError(f"--batch-size must be 1 or more, got {given.batch_size}")
     with explained():
         print(predict_file(given))
 

@@ -89,8 +89,6 @@ PARTS: dict[str, Callable[[Config, int, Tensor], Aggregation]] = {
     "sum": lambda config, width, _: aggr.SumAggregation(),
     "mean": lambda config, width, _: aggr.MeanAggregation(),
     "max": lambda config, width, _: aggr.MaxAggregation(),
-    "median": lambda config, width, _: aggr.MedianAggregation(),
-    "softmax": lambda config, width, _: aggr.SoftmaxAggregation(learn=True, channels=width),
     "attention": _attention,
     "set2set": lambda config, width, _: aggr.Set2Set(width, processing_steps=3),
     "set-transformer": _set_transformer,

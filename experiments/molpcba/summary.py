@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
-from experiments.common import UserError, command, mean_and_deviation, revision, versions
+from experiments.common import UserError, command, revision, versions
 from experiments.molpcba.config import Config, kind_of, to_dict
 from experiments.molpcba.evaluation import TITLES, is_lower_better
 from experiments.molpcba.fitting import History
@@ -26,11 +27,11 @@ Results = dict[str, Any]
 NO_SETTING = FREE | {"seed", "preset"}
 """What runs of a row may differ in."""
 
+
 def collect(config: Config, module: MoleculeTraining, history: History, chance: float) -> Results:
     """The content of ``results.json`` of a run that was trained and tested."""
     data, rows, best = module.data, history.rows, history.best()
     return {
-        "name": config.name,
         "metric": data.metric,
         "valid": best[f"valid_{data.metric}"],
         "test": module.scores[f"test_{data.metric}"],
@@ -61,13 +62,26 @@ time     {minutes} min {seconds} s for {results["epochs"]} epochs
 (best-valid epoch {results["best_epoch"]}; chance {results["chance"]:.4f})"""
 
 
-def spread(outcomes: Sequence[Results]) -> str:
-    """Scores of runs on one task, in OGB's form: mean ± unbiased standard deviation."""
-    title = TITLES[outcomes[0]["metric"]]
-    test, valid = (
-        mean_and_deviation([run[part] for run in outcomes]) for part in ("test", "valid")
-    )
-    return f"{len(outcomes)} seeds: test {title} {test}, valid {title} {valid}"
+def plot_inner_parameters(folder: RunFolder) -> None:
+    """Draws ``inner_parameters.png`` from ``metrics.csv`` (Figure C.1 of the paper).
+
+    Step size, momentum and regulariser weight over training, a line for each EA layer; no picture
+    without EA.
+    """
+    metrics, data = pd.read_csv(folder.metrics, index_col="epoch"), folder.read_results()["data"]
+    keys = ("step_size", "momentum", "regulariser")
+    panels = {key: metrics.filter(regex=f"_{key}$") for key in keys}
+    if not len(panels["step_size"].columns):
+        return
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, (key, table) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        axes.plot(table.index, table, "o-" if len(table) < 3 else "-", label=list(table))
+        axes.set(xlabel="epoch", title=key.replace("_", " "))
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
+    name = f"{folder.path.name}   (data: {data['name']}, {data['split']} split)"
+    figure.suptitle(name, fontsize=9)
+    figure.savefig(folder.path / "inner_parameters.png", dpi=130)
 
 
 # ---- several runs
@@ -101,9 +115,7 @@ def summarise(paths: Sequence[Path], out: Path) -> str:
     records = Records(out)
     records.check_same({"study": "summary"})
     records.runs, records.curves = records.runs[:0], records.curves[:0]
-    for folder in map(RunFolder, paths):
-        if not folder.results.exists():
-            continue
+    for folder in (run for run in map(RunFolder, paths) if run.results.exists()):
         config, made = folder.read_results()["config"], outcome(folder)
         same = {key: made.record[key] for key in ("data", "split", "fingerprint")}
         records.check_same(same)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import Any
 
 import lightning as L
@@ -41,7 +42,7 @@ class MoleculeTraining(L.LightningModule):
         super().__init__()
         self.config, self.data, self.graphs = config, data, data.graphs
         sizes = data.graphs.node_ptr.diff()[data.splits["train"]]
-        self.network = MoleculeNetwork(config, data.num_tasks, sizes, data.metric == "rmse")
+        self.network = MoleculeNetwork(config, len(data.task_names), sizes, data.metric == "rmse")
         if self.network.real:
             self.network.fit_scale(data.labels("train"))
         self.layers = ea_layers(self.network)
@@ -49,7 +50,7 @@ class MoleculeTraining(L.LightningModule):
             for layer in self.layers.values():
                 layer.compile()
         self.steps: list[dict[str, Tensor]] = []  # measures of the epoch, on the device
-        self.outputs: dict[str, list[Tensor]] = {}
+        self.outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
         self.scores: dict[str, float] = {}
 
     # ---- training
@@ -87,15 +88,6 @@ class MoleculeTraining(L.LightningModule):
         """Clips the gradient."""
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.config.gradient_clip or math.inf)
         self.steps[-1]["gradient_norm"] = torch.stack([norm, torch.ones_like(norm)])
-        if norm.device.type == "cpu":  # a GPU is asked once an epoch
-            self._check_finite(float(norm))
-
-    def _check_finite(self, norm: float) -> None:
-        if not math.isfinite(norm):
-            raise UserError(
-                f"the loss or its gradient is not finite in epoch {self.current_epoch}: "
-                f"{NOT_FINITE}"
-            )
 
     def configure_optimizers(self) -> Any:
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
@@ -149,10 +141,6 @@ class MoleculeTraining(L.LightningModule):
             return ("test",)
         return ("valid", "test") if self.config.test_curve else ("valid",)
 
-    def on_validation_epoch_start(self) -> None:
-        """Drops the outputs of an evaluation that was interrupted."""
-        self.outputs = {part: [] for part in self.scored_parts}
-
     def validation_step(self, batch: Batch, step: int, dataloader_idx: int = 0) -> None:
         """Keeps the outputs for the score of the whole part."""
         self.outputs[self.scored_parts[dataloader_idx]].append(self.network(batch).float())
@@ -160,10 +148,10 @@ class MoleculeTraining(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Loss and score of each part."""
         self.scores, metric = {}, self.data.metric
-        for part, own in self.outputs.items():
-            none = torch.zeros(0, self.data.num_tasks)
-            outputs = torch.cat(gather(torch.cat([none, *(batch.cpu() for batch in own)])))
+        for part in self.scored_parts:
             labels = self.data.labels(part)
+            own = [labels[:0], *(batch.cpu() for batch in self.outputs.pop(part, ()))]
+            outputs = torch.cat(gather(torch.cat(own)))
             if not outputs.isfinite().all():
                 raise UserError(f"outputs on the {part} part are not finite: {NOT_FINITE}")
             errors = self.network.errors(outputs, labels).sum()
@@ -171,17 +159,15 @@ class MoleculeTraining(L.LightningModule):
             self.scores[f"{part}_{metric}"] = score(metric, labels, outputs)
 
     test_dataloader, test_step = val_dataloader, validation_step
-    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
+    on_test_epoch_end = on_validation_epoch_end
 
     # ---- records
 
     @torch.no_grad()
     def epoch_row(self) -> dict[str, float]:
         """What is recorded of the epoch that just ended."""
-        means = epoch_means(self.steps)
-        self._check_finite(means["gradient_norm"])
         row = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
-        row |= means | self.scores
+        row |= epoch_means(self.steps) | self.scores
         for name, layer in self.layers.items():
             row[f"{name}_gradient"] = row[f"{name}_gradient"] ** 0.5
             row[f"{name}_step_size"] = float(layer.solver.lr)
@@ -193,7 +179,6 @@ class MoleculeTraining(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the network was built and trained for."""
         checkpoint["pyg_ea"] = {
-            "data": self.data.name,
             "fingerprint": self.data.fingerprint,
             "task_names": list(self.data.task_names),
             "metric": self.data.metric,

@@ -101,7 +101,7 @@ class Study:
 
     def grid(self, flags: Sequence[str], data: MoleculeData) -> Grid:
         """The runs that the engine makes on that data; a seed fixes the split, too."""
-        configs = self.configurations(flags, data.name, data.num_tasks)
+        configs = self.configurations(flags, data.name, len(data.task_names))
         given = parse(flags)
 
         def settings(row: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
@@ -151,10 +151,10 @@ def perform(csv: str | None, root: str, run: Run, path: Path) -> Outcome:
     wanted = {**run.settings, "preset": "none"}
     config = Config(**wanted, csv=csv, root=root, runs_dir=str(path.parent), name=path.name)
     folder = RunFolder(path)
-    if folder.exists():
+    if folder.config.exists():
         check_equal(str(path), without_places(folder.read_config()), wanted)
     if not folder.results.exists():
-        train(replace(config, resume=folder.exists()))
+        train(replace(config, resume=folder.config.exists()))
     return outcome(folder)
 
 

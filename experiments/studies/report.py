@@ -53,7 +53,9 @@ def markdown(records: Records) -> str:
     table = table.loc[:, (table != "").any()]
     notes = []
     if "compared with" in table:
-        notes = ["differences are paired by seed, with the standard error of their mean in brackets"]
+        notes = [
+            "differences are paired by seed, with the standard error of their mean in brackets"
+        ]
     if "test, last" in table:
         notes.append(f"last: mean of the last {LAST} epochs")
     keys = ("revision", "threads")

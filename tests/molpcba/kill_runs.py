@@ -23,7 +23,7 @@ import lightning as L
 
 from experiments import common
 from experiments.molpcba import __main__ as program
-from experiments.molpcba import fitting, folder
+from experiments.molpcba import fitting
 from experiments.molpcba.training import MoleculeTraining
 
 BEGINNINGS: dict[CodeType, str] = {
@@ -34,7 +34,7 @@ BEGINNINGS: dict[CodeType, str] = {
     fitting.History.on_train_epoch_end.__code__: "checkpointing",
     common.save.__code__: "checkpointing",
     program.collect.__code__: "results",
-    folder.RunFolder.write_results.__code__: "results",
+    common.write_text.__code__: "results",
 }
 """The functions that a phase lasts through, those within them excepted."""
 PHASES = tuple(dict.fromkeys(BEGINNINGS.values()))

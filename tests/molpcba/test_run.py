@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import yaml
 from experiments.molpcba.__main__ import main
 from experiments.molpcba.config import parse
 from experiments.molpcba.evaluation import score
-from experiments.molpcba.figures import plot_inner_parameters
 from experiments.molpcba.fitting import History
 from experiments.molpcba.folder import RunFolder
+from experiments.molpcba.summary import plot_inner_parameters
 from experiments.molpcba.training import MoleculeTraining
 
 
@@ -29,7 +30,7 @@ def run_folder(tmp_path: Path) -> RunFolder:
 
 
 def metrics(folder: RunFolder) -> pd.DataFrame:
-    return pd.read_csv(folder.metrics).drop(columns="seconds")
+    return pd.read_csv(folder.metrics).drop(columns=["seconds", "train_seconds"])
 
 
 def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
@@ -42,7 +43,7 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
     for name, value in weights(one).items():
         assert torch.equal(value, weights(other)[name]), name
     outcomes = [json.loads(f.results.read_text()) for f in (one, other)]
-    for key in ("status", "best_epoch", "valid", "test"):
+    for key in ("best_epoch", "valid", "test"):
         assert outcomes[0][key] == outcomes[1][key], key
 
 
@@ -63,7 +64,6 @@ def test_a_run_leaves_its_records(command, run_folder, tiny_data, capsys):
     results = json.loads(run_folder.results.read_text())
     rows = pd.read_csv(run_folder.metrics)
     assert len(rows) == results["epochs"] == 4
-    assert results["status"] == "finished"
     best = rows["valid_ap"].idxmax()
     assert results["best_epoch"] == best
     assert results["valid"] == pytest.approx(rows["valid_ap"][best], abs=1e-12)
@@ -107,7 +107,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         assert command("--dropout", "0.3") == 128 + number
     assert "--resume" in capsys.readouterr().err
     assert len(metrics(run_folder)) == 2
-    assert not run_folder.is_finished()
+    assert not run_folder.results.exists()
     assert signal.getsignal(number) is before
     assert command("--dropout", "0.3", "--resume") == 0
     assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
@@ -118,7 +118,7 @@ def test_interrupted_before_the_first_epoch_ends(command, run_folder, tmp_path, 
     with monkeypatch.context() as patch:
         interrupt_at(patch, step=2)
         assert command() == 130
-    assert not run_folder.is_finished()
+    assert not run_folder.results.exists()
     assert command("--resume") == 0
     assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
 
@@ -157,15 +157,8 @@ def test_every_precision_trains_with_and_without_clipping(command, run_folder, p
     assert loss.iloc[-1] < loss.iloc[0]
 
 
-def test_patience_ends_the_run(command, run_folder):
-    assert command("--lr", "1e-9", "--epochs", "50", "--patience", "2", "--dropout", "0") == 0
-    results = json.loads(run_folder.results.read_text())
-    assert results["epochs"] < 50
-    assert results["epochs"] - 1 - results["best_epoch"] == 2
-
-
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "one byte"])
-def test_a_damaged_checkpoint_costs_one_epoch(
+def test_a_damaged_checkpoint_says_what_to_do(
     command, run_folder, tmp_path, monkeypatch, capsys, damage
 ):
     assert command("--name", "whole") == 0
@@ -180,13 +173,12 @@ def test_a_damaged_checkpoint_costs_one_epoch(
         "one byte": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
     }
     run_folder.last.write_bytes(damaged[damage])
+    message = fails(command, capsys, "--resume")
+    assert "last.ckpt is damaged" in message
+    assert "copy the other file" in message
+    shutil.copy(run_folder.best, run_folder.last)
     assert command("--resume") == 0
-    assert "last.ckpt is damaged" in capsys.readouterr().out
     assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
-    run_folder.last.write_bytes(b"")
-    run_folder.best.write_bytes(b"")
-    assert command("--resume") == 2
-    assert "best.ckpt is damaged" in capsys.readouterr().err
 
 
 class Killed(BaseException):
@@ -223,19 +215,19 @@ def test_killed_while_the_test_part_is_scored(command, tmp_path, monkeypatch):
         with pytest.raises(Killed):
             command(*flags)
     folder = RunFolder(tmp_path / "runs" / "run-seed0")
-    assert not folder.is_finished()
+    assert not folder.results.exists()
     assert command("--seeds", "2", "--name", "run", "--resume") == 0
-    assert folder.is_finished()
+    assert folder.results.exists()
     assert json.loads(folder.results.read_text())["test"] is not None
 
 
 def test_a_damaged_best_checkpoint_says_what_to_do(command, run_folder, tmp_path, capsys):
-    flags = ("--lr", "1e-9", "--epochs", "50", "--patience", "2", "--dropout", "0")
+    flags = ("--lr", "1e-9", "--dropout", "0")  # the first epoch stays the best
     assert command(*flags) == 0
     run_folder.best.write_bytes(run_folder.best.read_bytes()[:1000])
     message = fails(command, capsys, *flags, "--resume")
     assert "best.ckpt is damaged" in message
-    assert "delete the files in" in message
+    assert "delete both" in message
     for path in run_folder.best.parent.iterdir():
         path.unlink()
     assert command(*flags, "--resume") == 0
@@ -271,7 +263,7 @@ def test_a_runs_folder_that_cannot_be_written(command, tmp_path, capsys):
 def test_a_name_that_is_taken(command, capsys):
     assert command() == 0
     message = fails(command, capsys)
-    assert "already has a finished run" in message
+    assert "already has a run" in message
     assert "--resume" in message
     assert "--name" in message
 
@@ -298,7 +290,7 @@ def test_out_of_memory_names_the_flags(command, monkeypatch, capsys):
 
     monkeypatch.setattr(MoleculeTraining, "training_step", training_step)
     message = fails(command, capsys)
-    assert "--batch-size 16" in message
+    assert "lower --batch-size" in message
     assert "--adjoint checkpointed" in message
 
 
@@ -361,11 +353,10 @@ def test_divergence_is_reported_once(command, run_folder, capsys):
     assert (pd.read_csv(run_folder.metrics)["readout_diverged"] > 0).all()
 
 
-def test_figures_come_from_the_records_alone(command, run_folder):
+def test_figure_c1_comes_from_the_records_alone(command, run_folder):
     assert command("--local", "ea") == 0
     plot_inner_parameters(run_folder)
-    for name in ("learning.png", "inner_parameters.png"):
-        assert (run_folder.path / name).stat().st_size > 10_000
+    assert (run_folder.path / "inner_parameters.png").stat().st_size > 10_000
 
 
 def test_config_file_is_readable_yaml(command, run_folder):

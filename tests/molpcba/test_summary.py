@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.common import mean_and_deviation
 from experiments.molpcba import predict, summary
+from experiments.studies.records import Records
 from tests.molpcba.conftest import tiny_rows
 
 
@@ -19,25 +21,34 @@ def test_seeds_are_pooled_and_kinds_kept_apart(command, tmp_path, capsys):
         assert command("--name", name, "--epochs", "2", *flags) == 0
     runs, out = sorted((tmp_path / "runs").glob("*")), tmp_path / "summary"
     assert summary.main([*map(str, runs), "--out", str(out)]) == 0
-    table = pd.read_csv(out / "summary.csv").set_index("run")
-    plain = "gin-ea3 (inner_clip not set)"
-    seeds = {plain: 2, "gin-ea3 (inner_clip 50.0)": 1, "gin-mean": 1}
-    assert table["seeds"].to_dict() == seeds
+    records = Records(out)
+    assert records.runs["row"].value_counts().to_dict() == {"run": 2, "clip": 1, "mean": 1}
     tests = [
         json.loads((tmp_path / "runs" / f"run-seed{seed}" / "results.json").read_text())["test"]
         for seed in (0, 1)
     ]
-    assert table["test_mean"][plain] == pytest.approx(sum(tests) / 2)
-    assert "AP on tiny (random split" in (out / "summary.md").read_text()
-    assert (out / "summary.png").stat().st_size > 10_000
+    assert sorted(records.runs.loc[records.runs["row"] == "run", "test"]) == sorted(tests)
+    table = (out / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "AP on tiny (random, one split)" in table
+    assert "| row | seeds | valid AP | test AP | seconds | parameters |" in table
+    assert "| run | 2 | " in table
+    assert f" | {mean_and_deviation(tests)} | " in table
+    assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("outcome", "learning"))
+    assert summary.main([str(tmp_path / "runs" / "mean"), "--out", str(out)]) == 0
+    assert Records(out).runs["row"].tolist() == ["mean"]  # an earlier summary is replaced
 
 
-def test_summary_refuses_to_mix_data(command, tmp_path, capsys):
+def test_summary_refuses_what_cannot_be_compared(command, tmp_path, capsys):
     assert command("--epochs", "1") == 0
+    assert command("--epochs", "1", "--name", "run-seed1", "--seed", "1", "--steps", "4") == 0
     assert command("--epochs", "1", "--name", "other", "--split-seed", "1") == 0
-    runs = [str(tmp_path / "runs" / name) for name in ("run", "other")]
-    assert summary.main([*runs, "--out", str(tmp_path / "s")]) == 2
-    assert "of different data cannot be compared: " in capsys.readouterr().err
+    for name, message in {"other": "not compared", "run-seed1": "made with eval_steps 4"}.items():
+        runs = [str(tmp_path / "runs" / own) for own in ("run", name)]
+        assert summary.main([*runs, "--out", str(tmp_path / "s")]) == 2
+        assert message in capsys.readouterr().err
+    assert summary.main([str(tmp_path), "--out", str(tmp_path / "s")]) == 2
+    assert "no finished run" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 

@@ -60,10 +60,7 @@ class PackedGraphs:
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> PackedGraphs:
-        """A copy on `device`, or itself where a GPU has too little memory for it."""
-        size = sum(tensor.nbytes for tensor in vars(self).values())
-        if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
-            return self
+        """A copy on `device`."""
         return replace(self, **{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     def labels(self, index: Tensor) -> Tensor:
@@ -168,11 +165,6 @@ class MoleculeData:
     metric: str  # "ap" or "rocauc" for classification, "rmse" for regression
     graphs_sha256: str  # hash of the packed graphs and labels
 
-    @property
-    def num_tasks(self) -> int:
-        """Number of label columns."""
-        return len(self.task_names)
-
     def labels(self, part: str) -> Tensor:
         """Labels of a part, `[B, tasks]`, NaN where unknown."""
         return self.graphs.labels(self.splits[part])
@@ -194,5 +186,5 @@ class MoleculeData:
             "graphs": self.graphs_sha256[:16],
             "split": self.split,
             "molecules": {part: len(index) for part, index in self.splits.items()},
-            "tasks": self.num_tasks,
+            "tasks": len(self.task_names),
         }

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import urllib.request
 import zipfile
-import zlib
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from experiments.common import UserError
 from experiments.molpcba.data.graphs import MISSING, PackedGraphs
-from experiments.molpcba.data.splits import PARTS, read_split
+from experiments.molpcba.data.splits import PARTS, read_split, reading
 
 REACH = 5.0
 """Seconds within which the server has to answer."""
@@ -63,12 +62,9 @@ def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
     """Graphs, tasks, metric and split."""
     facts, tables = molecule_sets()[name], {}
     for raw in RAW:
-        path, kind = folder / "raw" / f"{raw}.csv.gz", "f4" if raw == "graph-label" else "i4"
-        try:
-            tables[raw] = pd.read_csv(path, header=None).to_numpy(dtype=kind, copy=True)
-        except (OSError, ValueError, EOFError, zlib.error) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path} cannot be read ({reason}); get the data set again") from None
+        kind = "f4" if raw == "graph-label" else "i4"
+        with reading(folder / "raw" / f"{raw}.csv.gz") as file:
+            tables[raw] = pd.read_csv(file, header=None).to_numpy(dtype=kind, copy=True)
     nodes, bonds = tables["num-node-list"][:, 0], tables["num-edge-list"][:, 0]
     y, edge, attr = (tables[raw] for raw in ("graph-label", "edge", "edge-feat"))
     splits = read_split(folder / "split" / "scaffold", np.arange(len(nodes)))

@@ -1,8 +1,14 @@
-"""Splits into train, valid and test that keep groups of molecules together, or read from files."""
+"""Splits into train, valid and test that keep groups together, or that are read from files."""
 
 from __future__ import annotations
 
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -14,6 +20,20 @@ from experiments.common import UserError
 PARTS = ("train", "valid", "test")
 TRAIN, VALID = 0.8, 0.9
 """Where the train and the valid part end, as shares of all molecules."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[TextIO]:
+    """The text of a file; all ways in which reading it can fail are a `UserError`."""
+    try:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
+            yield text
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} cannot be read ({reason}): get it again, or save it as a table in UTF-8"
+        ) from None
 
 
 def random_split(groups: np.ndarray, seed: int) -> dict[str, Tensor]:
@@ -59,11 +79,8 @@ def read_split(folder: Path, rows: np.ndarray) -> dict[str, Tensor]:
     for part in PARTS:
         path = folder / f"{part}.csv"
         path = path if path.exists() else path.with_name(f"{part}.csv.gz")
-        try:
-            numbers = pd.read_csv(path, header=None)[0].to_numpy(dtype=np.int64)
-        except (OSError, ValueError, EOFError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path} cannot be read ({reason}): expected row numbers") from None
+        with reading(path) as file:
+            numbers = pd.read_csv(file, header=None)[0].to_numpy(dtype=np.int64)
         index = pd.Index(rows).get_indexer(numbers)
         splits[part] = torch.from_numpy(index[index >= 0]).long()
     whole = torch.cat(list(splits.values()))

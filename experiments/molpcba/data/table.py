@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import re
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +16,7 @@ from experiments.common import UserError
 from experiments.molpcba.config import Config
 from experiments.molpcba.data.graphs import MISSING
 from experiments.molpcba.data.molecules import groups, pack, read_molecules
+from experiments.molpcba.data.splits import reading
 
 SEPARATORS = (",", ";", "\t")
 MANY = 10
@@ -26,20 +24,6 @@ MANY = 10
 SMILES = re.compile(r"smiles?\s*$", re.IGNORECASE)
 _SPLIT = re.compile(r"(is_?)?(train|valid|test|split|fold|subset|set|partition)(_?\d+)?$", re.I)
 _ID = re.compile(r"(.*_)?(id|idx|index|name|cid|activity|inchi(key)?)$|unnamed", re.IGNORECASE)
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[TextIO]:
-    """The text of a file, gzip or not; all ways in which reading it can fail are a `UserError`."""
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        opened = gzip.open if zipped else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
-            yield text
-    except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as UTF-8 text, gzip or not: {reason}") from None
 
 
 def separator_of(line: str) -> str:
@@ -75,6 +59,7 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
             header=0,
             dtype={column: "string"},
             skip_blank_lines=False,
+            skipinitialspace=True,
             low_memory=False,
         )
     frame.index += 2  # the number of a row's line
@@ -92,10 +77,9 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
     molecules, rows = list(found.values()), np.array(list(found))
     labels, lines = labels[rows], lines[rows]
     graphs, grouped = pack(molecules, labels), groups(molecules)
-    if not len(graphs.edge_attr):
-        raise UserError(f"{path} has no molecule with a bond: there is nothing to learn")
     canonical = grouped["canonical"].numpy()
-    contradicting = _contradictions(canonical, labels)
+    known = pd.DataFrame(graphs.labels(torch.arange(len(graphs))).numpy()).groupby(canonical)
+    contradicting = np.flatnonzero((known.max() > known.min()).any(axis=1))
     if len(contradicting):
         where = " and ".join(map(str, lines[canonical == contradicting[0]][:2]))
         notes.append(
@@ -152,8 +136,6 @@ def _candidates(
             f"not tasks, as their names are those of a split, a fold or an identifier: "
             f"{_some(no_tasks)}; --tasks chooses the tasks"
         )
-    if len(no_tasks) == len(names):
-        raise UserError(f"{path} has no label column beside {_some(header)}; see --tasks")
     return [name for name in names if name not in no_tasks]
 
 
@@ -161,19 +143,19 @@ def _labels(
     path: Path, frame: pd.DataFrame, config: Config, notes: list[str]
 ) -> tuple[np.ndarray, list[str], bool]:
     """Labels `[rows, tasks]`, names of the tasks, and whether labels are real values."""
-    cells = frame.apply(_cleaned)
-    labels = cells.apply(pd.to_numeric, errors="coerce").astype("float32")
-    wrong = cells.notna() & ~np.isfinite(labels)
+    labels = frame.apply(pd.to_numeric, errors="coerce").astype("float32")
+    wrong = frame.notna() & ~np.isfinite(labels)
     if config.tasks is None:
         is_text = wrong.any() & labels.isna().all()
         if is_text.all():
-            raise UserError(f"{path} has no label column: all other columns have text")
+            raise UserError(f"{path} has no label column with numbers; --tasks names them")
         if is_text.any():
             texts = list(labels.columns[is_text])
             notes.append(f"not tasks, as they have text: {_some(texts)}; see --tasks")
         labels, wrong = labels.loc[:, ~is_text], wrong.loc[:, ~is_text]
+    is_real = (labels.nunique() >= MANY) | (labels % 1 > 0).any()
     regression = config.task_type == "regression" or (
-        config.task_type == "auto" and all(_is_real(labels[name]) for name in labels)
+        config.task_type == "auto" and bool(is_real.all())
     )
     if not regression:
         wrong |= labels.notna() & ~labels.isin([0, 1])
@@ -188,29 +170,6 @@ def _labels(
     if not regression:
         y = np.where(np.isnan(y), MISSING, y).astype(np.int8)
     return y, list(labels.columns), regression
-
-
-def _cleaned(cells: pd.Series) -> pd.Series:
-    """A column without white space around its cells, True and False as 1 and 0."""
-    if pd.api.types.is_numeric_dtype(cells):
-        return cells
-    text = cells.astype("string").str.strip().str.lower()
-    return text.replace({"true": "1", "false": "0", "": pd.NA})
-
-
-def _is_real(values: pd.Series) -> bool:
-    """Whether the labels of a column are unmistakably real values."""
-    distinct = values.dropna().unique()
-    return len(distinct) >= MANY or bool((distinct % 1 != 0).any())
-
-
-def _contradictions(groups: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The molecules whose rows have different labels."""
-    repeated = pd.Series(groups).duplicated(keep=False).to_numpy()
-    labels = pd.DataFrame(y[repeated])
-    labels = labels.mask(labels == MISSING) if y.dtype == np.int8 else labels
-    differ = labels.groupby(groups[repeated]).nunique().gt(1).any(axis=1)
-    return differ.index[differ].to_numpy()
 
 
 def _words(text: str | None) -> list[str]:
