@@ -216,11 +216,9 @@ def parse(argv: Sequence[str]) -> Config:
     parser = build_parser()
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", action="append", default=[])
-    dashes = re.compile(r"^--(?!print_config)[^=]+")  # --eval_steps, the key in YAML, is taken too
     try:
         files, rest = first.parse_known_args(list(argv))
-        words = [f"--config={path}" for path in files.config]  # before the flags, which win
-        words += [dashes.sub(lambda match: match[0].replace("_", "-"), word) for word in rest]
+        words = [*(f"--config={path}" for path in files.config), *rest]  # flags win
         if any(RECORD.search(Path(path).read_text()) for path in files.config):
             words.append("--preset=none")  # a run's own file, of any version, leaves nothing open
         # Through YAML: jsonargparse's checked numbers are classes of their own.

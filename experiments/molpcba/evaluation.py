@@ -40,11 +40,6 @@ def chance(data: MoleculeData) -> float:
     return score(data.metric, labels, labels.nanmean(dim=0).expand_as(labels))
 
 
-def is_lower_better(metric: str) -> bool:
-    """Whether a smaller score of that metric is the better one."""
-    return metric == "rmse"
-
-
 def epoch_means(steps: Sequence[dict[str, Tensor]]) -> dict[str, float]:
     """Means over steps and processes, by name, from the sum and the count ``[2]`` of each step."""
     own = torch.stack([torch.stack(list(step.values())) for step in steps])  # [steps, names, 2]

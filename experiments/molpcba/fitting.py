@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from experiments import common
 from experiments.common import Interrupted, UserError
 from experiments.molpcba.config import Config
-from experiments.molpcba.evaluation import TITLES, is_lower_better
+from experiments.molpcba.evaluation import TITLES
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.training import NOT_FINITE, MoleculeTraining
 from pyg_ea import DivergenceWarning
@@ -55,7 +55,7 @@ class History(L.Callback):
 
     def best(self) -> Row:
         """The row with the best valid score, the first of equals."""
-        pick = min if is_lower_better(self.metric) else max
+        pick = min if self.metric == "rmse" else max
         return pick(self.rows, key=lambda row: row[f"valid_{self.metric}"])
 
     def publish(self, trainer: L.Trainer) -> None:
@@ -141,6 +141,7 @@ def build_trainer(config: Config, history: History) -> L.Trainer:
         enable_progress_bar=sys.stderr.isatty(),
         inference_mode=False,  # PyG's EA differentiates in evaluation, too
         use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,  # a loader is made for an epoch
     )
 
 

@@ -94,8 +94,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = common.load(path)
     except UserError as error:
         raise UserError(
-            f"{error}: copy the other file in {path.parent} over it to go on from that one, or "
-            "delete both to repeat the run, and call the same command with --resume"
+            f"{error}: delete the files in {path.parent} to repeat the run with --resume, or copy "
+            "best.ckpt over a damaged last.ckpt to go on from the best epoch"
         ) from error
     if "pyg_ea" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of python -m experiments.molpcba")

@@ -80,9 +80,6 @@ class MoleculeTraining(L.LightningModule):
         seed = (self.config.seed * 100_003 + self.current_epoch) * 1_009 + self.global_rank
         torch.manual_seed(seed)
         self.steps.clear()
-        loader = self.trainer.train_dataloader
-        assert isinstance(loader, GraphLoader)
-        loader.epoch = self.current_epoch  # its iteration has not begun yet
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips the gradient."""
@@ -120,6 +117,7 @@ class MoleculeTraining(L.LightningModule):
             self.config.batch_size,
             shuffle=shuffle,
             seed=self.config.seed,
+            epoch=self.current_epoch,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )

@@ -14,7 +14,6 @@ from experiments.common import UserError
 from experiments.molpcba.__main__ import run as train
 from experiments.molpcba.config import Config, flag, parse, resolve, to_dict
 from experiments.molpcba.data import MoleculeData
-from experiments.molpcba.evaluation import is_lower_better
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.molpcba.summary import outcome
@@ -114,7 +113,7 @@ class Study:
             settings,
             partial(perform, given.csv, given.root),
             self.tuning,
-            is_lower_better=is_lower_better(data.metric),
+            is_lower_better=data.metric == "rmse",
             identity={"data": data.name, "split": data.split, "graphs": data.graphs_sha256[:16]},
         )
 

@@ -99,8 +99,7 @@ def test_identifiers_and_text_are_not_tasks(train, molecules):
     results, notes = train(text + "\n")
     assert results["data"]["tasks"] == 1
     assert "1 tasks (classification): 'active'" in notes
-    assert "those of a split, a fold or an identifier: '', 'id'; --tasks" in notes
-    assert "not tasks, as they have text: 'remark'" in notes
+    assert "a split, a fold or an identifier: '', 'id', 'remark'; --tasks" in notes
 
 
 def test_a_split_column_is_pointed_out_and_tasks_are_chosen_by_flags(train, molecules):
@@ -109,7 +108,7 @@ def test_a_split_column_is_pointed_out_and_tasks_are_chosen_by_flags(train, mole
     text = "\n".join([lines[0] + ",is_test,other", *extra]) + "\n"
     results, notes = train(text)
     assert (results["data"]["tasks"], results["metric"]) == (2, "ap")
-    assert "names are those of a split, a fold or an identifier: 'is_test'; --tasks" in notes
+    assert "the name of a split, a fold or an identifier: 'is_test'; --tasks" in notes
     assert "'active', 'other'" in notes
     results, _ = train(text, "--ignore", "other", "--name", "run")[0:2]
     assert "already has" in results

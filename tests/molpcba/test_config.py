@@ -29,7 +29,7 @@ CONFIGS = sorted(PRESETS.parent.glob("*.yaml"))
 def test_flags_win_over_the_yaml_file(tmp_path, order):
     path = tmp_path / "a.yaml"
     path.write_text("lr: 0.5\nepochs: 7\n")
-    file, other = ["--config", str(path)], ["--lr", "0.25", "--aux_weight=0.5", "--virtual-node"]
+    file, other = ["--config", str(path)], ["--lr", "0.25", "--aux-weight=0.5", "--virtual-node"]
     config = parse([*file, *other] if order == "config first" else [*other, *file])
     assert (config.lr, config.epochs, config.aux_weight, config.virtual_node) == (
         0.25,

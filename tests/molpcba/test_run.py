@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_says_what_to_do(
     run_folder.last.write_bytes(damaged[damage])
     message = fails(command, capsys, "--resume")
     assert "last.ckpt is damaged" in message
-    assert "copy the other file" in message
+    assert "copy best.ckpt over" in message
     shutil.copy(run_folder.best, run_folder.last)
     assert command("--resume") == 0
     assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
@@ -227,7 +227,7 @@ def test_a_damaged_best_checkpoint_says_what_to_do(command, run_folder, tmp_path
     run_folder.best.write_bytes(run_folder.best.read_bytes()[:1000])
     message = fails(command, capsys, *flags, "--resume")
     assert "best.ckpt is damaged" in message
-    assert "delete both" in message
+    assert "delete the files in" in message
     for path in run_folder.best.parent.iterdir():
         path.unlink()
     assert command(*flags, "--resume") == 0

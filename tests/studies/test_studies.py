@@ -134,9 +134,7 @@ def test_refusals_are_one_line(call, folder, tmp_path, capsys):
     assert "--name is not for studies" in refused(call, capsys, "--name", "x")
     assert "--readout is what row mean of tiny sets" in refused(call, capsys, "--readout", "sum")
     assert "made with epochs 5, not 6" in refused(call, capsys, "--epochs", "6")
-    assert "made on data tiny, not other" in refused(
-        call, capsys, "--data-name", "other"
-    )
+    assert "made on data tiny, not other" in refused(call, capsys, "--data-name", "other")
     assert main(["nothing"]) == 2
     assert "must be a study, one of tiny" in capsys.readouterr().err
     (folder / "tiny.yaml").write_text(TINY.replace("reference", "referense"))

@@ -24,8 +24,6 @@ from experiments.common import UserError
 from experiments.molpcba.data.graphs import MISSING, PackedGraphs
 from experiments.molpcba.data.splits import PARTS, read_split, reading
 
-REACH = 5.0
-"""Seconds within which the server has to answer."""
 RAW = ("num-node-list", "num-edge-list", "node-feat", "edge", "edge-feat", "graph-label")
 NEEDED = (
     "RELEASE_v1.txt",
@@ -102,7 +100,7 @@ def _download(name: str, folder: Path) -> None:
     """Downloads the set into a temporary folder and renames it into place."""
     facts = molecule_sets()[name]
     try:
-        with urllib.request.urlopen(facts["url"], timeout=REACH) as response:
+        with urllib.request.urlopen(facts["url"], timeout=5.0) as response:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
                 archive, total = Path(temporary) / "set.zip", response.headers["Content-Length"]

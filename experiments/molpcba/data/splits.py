@@ -31,9 +31,7 @@ def reading(path: Path) -> Iterator[TextIO]:
             yield text
     except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path} cannot be read ({reason}): get it again, or save it as a table in UTF-8"
-        ) from None
+        raise UserError(f"{path} cannot be read as UTF-8 text ({reason}): get it again") from None
 
 
 def random_split(groups: np.ndarray, seed: int) -> dict[str, Tensor]:

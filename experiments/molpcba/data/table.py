@@ -22,8 +22,12 @@ SEPARATORS = (",", ";", "\t")
 MANY = 10
 """A column of integers is real-valued from this many distinct values on."""
 SMILES = re.compile(r"smiles?\s*$", re.IGNORECASE)
-_SPLIT = re.compile(r"(is_?)?(train|valid|test|split|fold|subset|set|partition)(_?\d+)?$", re.I)
-_ID = re.compile(r"(.*_)?(id|idx|index|name|cid|activity|inchi(key)?)$|unnamed", re.IGNORECASE)
+NO_TASK = re.compile(
+    r"((is_?)?(train|valid|test|split|fold|subset|set|partition)(_?\d+)?|unnamed.*"
+    r"|(.*_)?(id|idx|index|name|cid|activity|inchi(key)?)|)$",
+    re.IGNORECASE,
+)
+"""Names of splits, folds and identifiers."""
 
 
 def separator_of(line: str) -> str:
@@ -64,8 +68,7 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
         )
     frame.index += 2  # the number of a row's line
     frame = frame.dropna(how="all")  # blank lines
-    names = _candidates(path, header, column, config, notes)
-    labels, tasks, regression = _labels(path, frame[names], config, notes)
+    labels, tasks, regression = _labels(path, frame.drop(columns=column), config, notes)
     smiles, lines = frame[column].fillna("").str.strip().tolist(), frame.index.to_numpy()
     found, rejected = read_molecules(smiles)
     reasons = [f"line {lines[row]}: {smiles[row][:60]!r}: {why}" for row, why in rejected.items()]
@@ -119,40 +122,28 @@ def _check_rows(path: Path) -> tuple[list[str], str]:
     return header, separator
 
 
-def _candidates(
-    path: Path, header: list[str], smiles: str, config: Config, notes: list[str]
-) -> list[str]:
-    """The columns that may be tasks, by name."""
-    given, ignored = _words(config.tasks), _words(config.ignore)
-    for name in (*given, *ignored):
-        if name not in header:
-            raise UserError(f"{path} has no column {name!r}; it has {_some(header)}")
-    if given:
-        return given
-    names = [name for name in header if name not in (smiles, *ignored)]
-    no_tasks = [name for name in names if not name or _SPLIT.match(name) or _ID.match(name)]
-    if no_tasks:
-        notes.append(
-            f"not tasks, as their names are those of a split, a fold or an identifier: "
-            f"{_some(no_tasks)}; --tasks chooses the tasks"
-        )
-    return [name for name in names if name not in no_tasks]
-
-
 def _labels(
     path: Path, frame: pd.DataFrame, config: Config, notes: list[str]
 ) -> tuple[np.ndarray, list[str], bool]:
     """Labels `[rows, tasks]`, names of the tasks, and whether labels are real values."""
+    given, ignored = _words(config.tasks), _words(config.ignore)
+    for name in (*given, *ignored):
+        if name not in frame:
+            raise UserError(f"{path} has no column {name!r}; it has {_some(list(frame))}")
+    frame = frame[given] if given else frame.drop(columns=ignored)
     labels = frame.apply(pd.to_numeric, errors="coerce").astype("float32")
     wrong = frame.notna() & ~np.isfinite(labels)
-    if config.tasks is None:
+    if not given:
         is_text = wrong.any() & labels.isna().all()
-        if is_text.all():
-            raise UserError(f"{path} has no label column with numbers; --tasks names them")
-        if is_text.any():
-            texts = list(labels.columns[is_text])
-            notes.append(f"not tasks, as they have text: {_some(texts)}; see --tasks")
-        labels, wrong = labels.loc[:, ~is_text], wrong.loc[:, ~is_text]
+        others = [name for name in labels if NO_TASK.match(name) or is_text[name]]
+        if others:
+            notes.append(
+                "not tasks, as they have text or the name of a split, a fold or an identifier: "
+                f"{_some(others)}; --tasks chooses the tasks"
+            )
+        labels, wrong = labels.drop(columns=others), wrong.drop(columns=others)
+    if not len(labels.columns):
+        raise UserError(f"{path} has no label column; it has {_some(list(frame))}; see --tasks")
     is_real = (labels.nunique() >= MANY) | (labels % 1 > 0).any()
     regression = config.task_type == "regression" or (
         config.task_type == "auto" and bool(is_real.all())
