@@ -10,7 +10,8 @@ pytest.importorskip("rdkit")  # not ogb, whose import asks the network for a new
 
 from docs.pictures import figures, svg
 from docs.records import full_tables
-from docs.tables import pages
+from docs.tables import folders, pages
+from experiments.molpcba.summary import summarise
 from experiments.studies.molpcba import SHARED, Study
 from experiments.studies.records import Records
 
@@ -24,6 +25,13 @@ REMAKE = "make it again with python -m docs.records"
 def test_a_full_table_is_made_of_its_records_and_shown(path):
     assert path.read_text() == TABLES[path](), REMAKE
     assert f" ../{path.relative_to(ROOT)}\n" in (ROOT / "docs" / "records.md").read_text()
+
+
+@pytest.mark.parametrize("folder", folders("molpcba/*"), ids=lambda p: p.name)
+def test_records_of_whole_runs_are_those_of_their_folders(folder, tmp_path):
+    summarise([path.parent for path in folder.glob("*/results.json")], tmp_path)
+    for name in ("records.csv", "curves.csv"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
