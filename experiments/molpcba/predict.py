@@ -55,9 +55,9 @@ def read_lines(path: Path, column: str | None) -> tuple[pd.DataFrame, str]:
     with reading(path) as file:
         texts = file.read().splitlines() or [""]
     separator = separator_of(texts[0])
-    rows = [text.split(maxsplit=1) or [""] for text in texts]
+    rows = [text.split(maxsplit=1) for text in texts]
     if separator in texts[0]:
-        rows = [row or [""] for row in csv.reader(texts, delimiter=separator)]
+        rows = list(csv.reader(texts, delimiter=separator))
     header = [cell.strip() for cell in rows[0]]
     has_header = column in header or any(SMILES.search(cell) for cell in header)
     position = 0
@@ -66,12 +66,11 @@ def read_lines(path: Path, column: str | None) -> tuple[pd.DataFrame, str]:
         position = number - 1
     elif has_header or column is not None:
         position = header.index(find_smiles_column(path, header, column))
-    cells = pd.DataFrame(rows).fillna("")
-    smiles = cells.pop(position).str.strip()
-    names = [" ".join(rest).strip() for rest in cells.to_numpy()]
-    table = pd.DataFrame({"line": cells.index + 1, "name": names, "smiles": smiles})
+    smiles = ["".join(row[position : position + 1]).strip() for row in rows]
+    names = [" ".join(row[:position] + row[position + 1 :]).strip() for row in rows]
+    table = pd.DataFrame({"line": range(1, len(rows) + 1), "name": names, "smiles": smiles})
     where = f"column {position + 1}" + (f" ({header[position]!r})" if has_header else "")
-    return table[has_header:].reset_index(drop=True), where
+    return table[int(has_header) :].reset_index(drop=True), where
 
 
 def predict_file(given: argparse.Namespace) -> str:
@@ -101,9 +100,7 @@ def main(argv: Sequence[str]) -> None:
     """Predicts for a file of SMILES."""
     parser = argparse.ArgumentParser(prog="python -m experiments.molpcba.predict")
     parser.add_argument("--checkpoint", type=Path, required=True, help="runs/NAME/checkpoints/...")
-    parser.add_argument(
-        "--smiles", type=Path, required=True, help="one SMILES a line, or a table with a header"
-    )
+    parser.add_argument("--smiles", type=Path, required=True, help="a SMILES a line, or a table")
     parser.add_argument("--smiles-column", help="name, or number from 1, of the column with SMILES")
     parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="table to write")
     parser.add_argument("--batch-size", type=PositiveInt, default=256)

@@ -49,7 +49,7 @@ class MoleculeTraining(L.LightningModule):
         if config.compile:
             for layer in self.layers.values():
                 layer.compile()
-        self.steps: list[dict[str, Tensor]] = []  # measures of the epoch, on the device
+        self.measures: list[dict[str, Tensor]] = []  # of the epoch's steps, on the device
         self.outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
         self.scores: dict[str, float] = {}
 
@@ -70,7 +70,7 @@ class MoleculeTraining(L.LightningModule):
                 total = auxiliary_loss(part, config.aux_reading) * segments
                 terms[name] = torch.stack([total, segments])
                 weights.append(weight or 0.0)
-        self.steps.append({name: pair.detach() for name, pair in (terms | loops).items()})
+        self.measures.append({name: pair.detach() for name, pair in (terms | loops).items()})
         sums, counts = torch.stack(list(terms.values())).T
         means = sums / sum_over_processes(counts.detach()).clamp(min=1)
         return world_size() * sum(w * mean for w, mean in zip(weights, means, strict=True))
@@ -79,12 +79,12 @@ class MoleculeTraining(L.LightningModule):
         """Starts each epoch from its own seed, so that a resumed run repeats it bit for bit."""
         seed = (self.config.seed * 100_003 + self.current_epoch) * 1_009 + self.global_rank
         torch.manual_seed(seed)
-        self.steps.clear()
+        self.measures.clear()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips the gradient."""
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.config.gradient_clip or math.inf)
-        self.steps[-1]["gradient_norm"] = torch.stack([norm, torch.ones_like(norm)])
+        self.measures[-1]["gradient_norm"] = torch.stack([norm, torch.ones_like(norm)])
 
     def configure_optimizers(self) -> Any:
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
@@ -164,8 +164,8 @@ class MoleculeTraining(L.LightningModule):
     @torch.no_grad()
     def epoch_row(self) -> dict[str, float]:
         """What is recorded of the epoch that just ended."""
-        row = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
-        row |= epoch_means(self.steps) | self.scores
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"lr": lr} | epoch_means(self.measures) | self.scores
         for name, layer in self.layers.items():
             row[f"{name}_gradient"] = row[f"{name}_gradient"] ** 0.5
             row[f"{name}_step_size"] = float(layer.solver.lr)

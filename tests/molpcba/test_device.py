@@ -21,4 +21,4 @@ def test_batch_loss_and_gradient_are_made_without_reading_the_device(tiny_data):
     loss = module.training_step(batch, 0)
     loss.backward()
     module.on_before_optimizer_step(module.optimizers)
-    assert loss.device == module.steps[0]["gradient_norm"].device == meta
+    assert loss.device == module.measures[0]["gradient_norm"].device == meta
