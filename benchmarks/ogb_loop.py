@@ -106,7 +106,7 @@ def run_plainly(config: Config, data: MoleculeData) -> Row:
 def run_trainer(config: Config) -> Row:
     """Trains with the trainer."""
     results = run(config)
-    metrics = pd.read_csv(RunFolder(Path(config.runs_dir) / results["name"]).metrics)
+    metrics = pd.read_csv(RunFolder(Path(config.runs_dir) / results["config"]["name"]).metrics)
     seconds = float(metrics["seconds"].median())
     return {"valid": results["valid"], "test": results["test"], "seconds": seconds}
 

@@ -222,8 +222,9 @@ def test_killed_while_the_test_part_is_scored(command, tmp_path, monkeypatch):
 
 
 def test_a_damaged_best_checkpoint_says_what_to_do(command, run_folder, tmp_path, capsys):
-    flags = ("--lr", "1e-9", "--dropout", "0")  # the first epoch stays the best
+    flags = ("--lr", "1e-9", "--ea-lr", "1e-9", "--epochs", "30", "--dropout", "0")
     assert command(*flags) == 0
+    assert json.loads(run_folder.results.read_text())["best_epoch"] < 29
     run_folder.best.write_bytes(run_folder.best.read_bytes()[:1000])
     message = fails(command, capsys, *flags, "--resume")
     assert "best.ckpt is damaged" in message

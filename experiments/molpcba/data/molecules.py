@@ -19,8 +19,6 @@ from experiments.molpcba.data.ogb import both_ways
 
 ORGANIC = frozenset({"C", "N", "O", "F", "P", "S", "Cl", "Br", "I"})
 """Elements whose valence is checked: a wrong one means a wrong SMILES."""
-FEW = 2_000
-"""Up to so many molecules are read in this process."""
 
 
 class Molecule(NamedTuple):
@@ -102,7 +100,7 @@ def groups(molecules: Sequence[Molecule]) -> dict[str, torch.Tensor]:
 
 def run_jobs(function: Callable[[str], Any], texts: Sequence[str], title: str) -> Iterator[Any]:
     """Yields `function(text)` for each text, in order; in processes if there are many."""
-    many = len(texts) > FEW
+    many = len(texts) > 2_000  # few are read sooner without starting processes
     workers = Parallel(-1 if many else 1, return_as="generator", batch_size=100)
     results = workers(delayed(function)(text) for text in texts)
     yield from tqdm(results, title, total=len(texts), disable=None if many else True)

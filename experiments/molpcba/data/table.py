@@ -81,8 +81,10 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
     labels, lines = labels[rows], lines[rows]
     graphs, grouped = pack(molecules, labels), groups(molecules)
     canonical = grouped["canonical"].numpy()
-    known = pd.DataFrame(graphs.labels(torch.arange(len(graphs))).numpy()).groupby(canonical)
-    contradicting = np.flatnonzero((known.max() > known.min()).any(axis=1))
+    repeated = np.flatnonzero(pd.Series(canonical).duplicated(keep=False))
+    known = pd.DataFrame(graphs.labels(torch.from_numpy(repeated)).numpy())
+    equal = known.groupby(canonical[repeated])
+    contradicting = (equal.max() > equal.min()).any(axis=1).loc[lambda differ: differ].index
     if len(contradicting):
         where = " and ".join(map(str, lines[canonical == contradicting[0]][:2]))
         notes.append(
