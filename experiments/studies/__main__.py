@@ -11,6 +11,7 @@ from pathlib import Path
 from experiments.common import UserError, command
 from experiments.molpcba.config import parse
 from experiments.molpcba.data import load
+from experiments.molpcba.fitting import explained
 from experiments.studies.engine import run_study
 from experiments.studies.molpcba import Study, names
 from experiments.studies.report import report
@@ -51,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
     if not {word.partition("=")[0] for word in flags} & {"--csv", "--data"}:
         flags = ["--data", "embedded", "--split", "random", *flags]
     study, shared = Study.read(arguments.study), parse(flags)
-    data = load(replace(shared, split_seed=shared.seed))
+    with explained():
+        data = load(replace(shared, split_seed=shared.seed))
     where = f"{study.name}-on-{data.name}"
     return run_study(
         study.grid(flags, data),

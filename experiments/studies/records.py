@@ -134,8 +134,8 @@ def check_equal(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> No
     for key in sorted(found.keys() | wanted.keys()):
         if found.get(key) != wanted.get(key):
             raise UserError(
-                f"{where}: made with {key} {found.get(key)}, not {wanted.get(key)}: continue with "
-                "the settings it was started with, or choose another folder for records and runs"
+                f"{where}: made with {key} {found.get(key)}, not {wanted.get(key)}: the runs of a "
+                "row have the same settings; keep to them, or choose another name or folder"
             )
 
 
