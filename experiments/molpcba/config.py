@@ -41,7 +41,7 @@ class Config:
     """All settings of a run: one flag each (``eval_steps`` is ``--eval-steps``), one key in YAML.
 
     :func:`resolve` fills in those that are None and follow another one, the preset or the data.
-    The type of one that every run then has is without None.
+    The types of those that every resolved configuration has leave None out.
     """
 
     # data
@@ -218,7 +218,7 @@ def parse(argv: Sequence[str]) -> Config:
     first.add_argument("--config", action="append", default=[])
     try:
         files, rest = first.parse_known_args(list(argv))
-        words = [*(f"--config={path}" for path in files.config), *rest]  # flags win
+        words = [*(f"--config={path}" for path in files.config), *rest]  # flags come last: they win
         if any(RECORD.search(Path(path).read_text()) for path in files.config):
             words.append("--preset=none")  # a run's own file, of any version, leaves nothing open
         # Through YAML: jsonargparse's checked numbers are classes of their own.
