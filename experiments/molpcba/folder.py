@@ -93,6 +93,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = common.load(path)
     except UserError as error:
+        if not path.exists():
+            raise
         raise UserError(
             f"{error}: delete the files in {path.parent} to repeat the run with --resume, or copy "
             "best.ckpt over a damaged last.ckpt to go on from the best epoch"

@@ -63,10 +63,8 @@ time     {minutes} min {seconds} s for {results["epochs"]} epochs
 
 
 def plot_inner_parameters(folder: RunFolder) -> None:
-    """Draws ``inner_parameters.png`` from ``metrics.csv`` (Figure C.1 of the paper).
-
-    Step size, momentum and regulariser weight over training, a line for each EA layer; no picture
-    without EA.
+    """Figure C.1 of the paper, ``inner_parameters.png``, from ``metrics.csv``: step size, momentum
+    and regulariser weight over training, a line for each EA layer; no picture without EA.
     """
     metrics, data = pd.read_csv(folder.metrics, index_col="epoch"), folder.read_results()["data"]
     keys = ("step_size", "momentum", "regulariser")

@@ -247,4 +247,4 @@ def test_predict_refuses_in_one_line(predicted, checkpoint, tmp_path):
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
     assert "is damaged" in predicted("CC\n")[1].err
     checkpoint.unlink()
-    assert "does not exist" in predicted("CC\n")[1].err
+    assert predicted("CC\n")[1].err.endswith("best.ckpt does not exist\n")
