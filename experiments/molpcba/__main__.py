@@ -17,7 +17,7 @@ from experiments.molpcba.data import load
 from experiments.molpcba.evaluation import TITLES, chance
 from experiments.molpcba.fitting import History, build_trainer, explained, say
 from experiments.molpcba.folder import RunFolder, read_checkpoint
-from experiments.molpcba.summary import collect, plot_inner_parameters, run_table
+from experiments.molpcba.summary import collect, plot_run, run_table
 from experiments.molpcba.training import MoleculeTraining
 
 
@@ -61,7 +61,7 @@ def run(config: Config) -> dict[str, Any]:
         results = collect(config, module, history, baseline)
         if trainer.is_global_zero:
             write_text(folder.results, json.dumps(results, indent=2) + "\n")
-            plot_inner_parameters(folder)
+            plot_run(folder)
     say(run_table(results, folder))
     return results
 

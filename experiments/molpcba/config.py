@@ -120,6 +120,8 @@ class Config:
                 "--adjoint must be unrolled, checkpointed, implicit or truncated-K (K: 1 or more), "
                 f"got {self.adjoint!r}"
             )
+        if self.name is not None and not re.fullmatch(r"[^/]*[^/.][^/]*", self.name):
+            raise UserError(f"--name is a folder's name, without '/', got {self.name!r}")
 
 
 def flag(name: str) -> str:

@@ -21,7 +21,7 @@ class RunFolder:
 
     ``config.yaml`` (resolved; without it there is no run), ``metrics.csv`` (a row an epoch),
     ``results.json`` (when it has finished), ``checkpoints/last.ckpt`` (last complete epoch),
-    ``checkpoints/best.ckpt`` (best valid score), ``tensorboard/`` and the figures.
+    ``checkpoints/best.ckpt`` (best valid score), ``tensorboard/`` and ``learning.png``.
     """
 
     def __init__(self, path: Path) -> None:

@@ -62,24 +62,27 @@ time     {minutes} min {seconds} s for {results["epochs"]} epochs
 (best-valid epoch {results["best_epoch"]}; chance {results["chance"]:.4f})"""
 
 
-def plot_inner_parameters(folder: RunFolder) -> None:
-    """Figure C.1 of the paper, ``inner_parameters.png``, from ``metrics.csv``: step size, momentum
-    and regulariser weight over training, a line for each EA layer; no picture without EA.
+def plot_run(folder: RunFolder) -> None:
+    """Draws ``learning.png`` from ``metrics.csv``: loss and score over training.
+
+    With EA also step size, momentum and regulariser weight, a line for each EA layer (Figure C.1 of
+    the paper).
     """
-    metrics, data = pd.read_csv(folder.metrics, index_col="epoch"), folder.read_results()["data"]
-    keys = ("step_size", "momentum", "regulariser")
-    panels = {key: metrics.filter(regex=f"_{key}$") for key in keys}
-    if not len(panels["step_size"].columns):
-        return
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, (key, table) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    metrics, results = pd.read_csv(folder.metrics, index_col="epoch"), folder.read_results()
+    metric, data = results["metric"], results["data"]
+    columns = {"loss": "_loss$", TITLES[metric]: f"_{metric}$"}
+    columns |= {f"inner {key}": f"_{key}$" for key in ("step_size", "momentum", "regulariser")}
+    panels = {title: metrics.filter(regex=own) for title, own in columns.items()}
+    panels = {title: table for title, table in panels.items() if len(table.columns)}
+    figure = Figure(figsize=(3.2 * len(panels), 3.6), layout="constrained")
+    for axes, (title, table) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         axes.plot(table.index, table, "o-" if len(table) < 3 else "-", label=list(table))
-        axes.set(xlabel="epoch", title=key.replace("_", " "))
+        axes.set(xlabel="epoch", title=title.replace("_", " "))
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
     name = f"{folder.path.name}   (data: {data['name']}, {data['split']} split)"
     figure.suptitle(name, fontsize=9)
-    figure.savefig(folder.path / "inner_parameters.png", dpi=130)
+    figure.savefig(folder.path / "learning.png", dpi=130)
 
 
 # ---- several runs

@@ -66,5 +66,5 @@ def command(
 
     Pictures, half the time of such a run, are left out; one test of them draws them.
     """
-    monkeypatch.setattr("experiments.molpcba.__main__.plot_inner_parameters", lambda folder: None)
+    monkeypatch.setattr("experiments.molpcba.__main__.plot_run", lambda folder: None)
     return lambda *flags: main([*tiny_flags, *flags])

@@ -105,7 +105,7 @@ def main() -> None:
     csv, base = sys.argv[1], Path(sys.argv[2])
     seed, kills = map(int, sys.argv[3:])
     base.mkdir()
-    program.plot_inner_parameters = lambda folder: None  # half the time of such a run
+    program.plot_run = lambda folder: None  # half the time of such a run
     ends = [go_on(csv, base / "whole", None, base / "calls.json")]
     calls = json.loads((base / "calls.json").read_text())
     generator = random.Random(seed)

@@ -24,7 +24,7 @@ def molecules() -> list[tuple[str, int]]:
 @pytest.fixture
 def train(tmp_path, monkeypatch, capsys):
     """Trains on a table with that text; returns results, or the error line, and the notes."""
-    monkeypatch.setattr("experiments.molpcba.__main__.plot_inner_parameters", lambda folder: None)
+    monkeypatch.setattr("experiments.molpcba.__main__.plot_run", lambda folder: None)
 
     def call(text, *flags, name="table.csv", newline=None):
         path = tmp_path / name

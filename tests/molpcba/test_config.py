@@ -52,6 +52,8 @@ def test_flags_win_over_the_yaml_file(tmp_path, order):
         (["--lr", "nan"], "--lr: nan"),
         (["--dropout", "2"], "--dropout: 2"),
         (["--model", "gat"], "--model: Expected one of ['gin', 'gcn']. Got value: gat"),
+        (["--name", "a/b"], "--name is a folder's name"),
+        (["--name", ".."], "--name is a folder's name"),
         (["--config", "does_not_exist.yaml"], "does_not_exist.yaml"),
         (["--config"], "--config"),
     ],

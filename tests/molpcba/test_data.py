@@ -190,7 +190,7 @@ SETS = ["ogbg-molpcba", "ogbg-molhiv", "ogbg-moltox21", "ogbg-molesol", "ogbg-mo
 def test_an_ogb_set_trains_with_its_own_metric_and_split(no_network, tmp_path, monkeypatch, name):
     folder = lay_out(tmp_path / "data" / name.replace("-", "_"), name)
     before = sorted(folder.rglob("*"))
-    monkeypatch.setattr("experiments.molpcba.__main__.plot_inner_parameters", lambda folder: None)
+    monkeypatch.setattr("experiments.molpcba.__main__.plot_run", lambda folder: None)
     flags = "--preset small --width 8 --layers 1 --steps 1 --epochs 1 --readout mean --name run"
     places = ["--root", str(tmp_path / "data"), "--runs-dir", str(tmp_path / "runs")]
     assert main([*flags.split(), *places, "--data", name]) == 0

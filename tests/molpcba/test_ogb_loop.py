@@ -10,7 +10,7 @@ from benchmarks import ogb_loop
 
 
 def test_records_and_table(tiny_csv, tiny_root, tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("experiments.molpcba.__main__.plot_inner_parameters", lambda folder: None)
+    monkeypatch.setattr("experiments.molpcba.__main__.plot_run", lambda folder: None)
     monkeypatch.setattr(ogb_loop, "EA_SEEDS", 1)
     out = tmp_path / "out"
     words = "--width 8 --layers 2 --epochs 2 --batch-size 16 --lr 0.01 --dropout 0 --seeds 2"

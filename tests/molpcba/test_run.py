@@ -21,7 +21,7 @@ from experiments.molpcba.config import parse
 from experiments.molpcba.evaluation import score
 from experiments.molpcba.fitting import History
 from experiments.molpcba.folder import RunFolder
-from experiments.molpcba.summary import plot_inner_parameters
+from experiments.molpcba.summary import plot_run
 from experiments.molpcba.training import MoleculeTraining
 
 
@@ -363,8 +363,8 @@ def test_divergence_is_reported_once(command, run_folder, capsys):
 
 def test_figure_c1_comes_from_the_records_alone(command, run_folder):
     assert command("--local", "ea") == 0
-    plot_inner_parameters(run_folder)
-    assert (run_folder.path / "inner_parameters.png").stat().st_size > 10_000
+    plot_run(run_folder)
+    assert (run_folder.path / "learning.png").stat().st_size > 10_000
 
 
 def test_config_file_is_readable_yaml(command, run_folder):

@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     path.mkdir()
     (path / "tiny.yaml").write_text(TINY)
     monkeypatch.setattr(molpcba, "FOLDER", path)
-    monkeypatch.setattr("experiments.molpcba.__main__.plot_inner_parameters", lambda folder: None)
+    monkeypatch.setattr("experiments.molpcba.__main__.plot_run", lambda folder: None)
     return path
 
 
