@@ -147,7 +147,7 @@ def test_unreadable_smiles_are_listed(train, molecules):
         ("smiles,a\nCC,1\nCC,1,2\n", "line 3 has 3 fields, the header 2"),
         ("smiles,a,b\nCC,1,0\n\nCC,1\n", "line 4 has 2 fields, the header 3"),
         ("smiles,a\nCC,1\nCC,one\n", "line 3, column 'a': 'one' is not a label"),
-        ("smiles,a\nCC,1\nCC,2\n", "line 3, column 'a': '2' is not a label; expected 0, 1"),
+        ("smiles,a\nCC,1\nCC,2\n", "line 3, column 'a': '2' is not a label; expected 0 and 1"),
         ("smiles,a\nXX,1\n", "no SMILES that can be read; line 2: 'XX'"),
         ("smiles,a\nC,1\n", "part (0 molecules) cannot be scored"),
         ("smiles,a\nCC,1\nCCC,0\n", "cannot be scored"),

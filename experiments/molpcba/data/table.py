@@ -156,7 +156,7 @@ def _labels(
         name = labels.columns[task]
         raise UserError(
             f"{path}, line {frame.index[row]}, column {name!r}: {str(frame[name].iloc[row])[:40]!r}"
-            " is not a label; expected 0, 1, True, False or nothing, or with --task-type "
+            " is not a label; expected 0 and 1, or True and False, or nothing, or with --task-type "
             "regression numbers (--tasks chooses columns, --ignore leaves columns out)"
         )
     y = labels.to_numpy(np.float32)
