@@ -16,6 +16,7 @@ from pyg_ea import EAAggregation
 EVALUATORS = {"ap": "ogbg-molpcba", "rocauc": "ogbg-molhiv", "rmse": "ogbg-molesol"}
 """Metric -> the OGB data set whose evaluator computes it."""
 TITLES = {"ap": "AP", "rocauc": "ROC-AUC", "rmse": "RMSE"}
+LOWER_IS_BETTER = ("rmse",)
 
 
 def score(metric: str, labels: Tensor, outputs: Tensor) -> float:

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from experiments import common
 from experiments.common import Interrupted, UserError
 from experiments.molpcba.config import Config
-from experiments.molpcba.evaluation import TITLES
+from experiments.molpcba.evaluation import LOWER_IS_BETTER, TITLES
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.training import NOT_FINITE, MoleculeTraining
 from pyg_ea import DivergenceWarning
@@ -55,7 +55,7 @@ class History(L.Callback):
 
     def best(self) -> Row:
         """The row with the best valid score, the first of equals."""
-        pick = min if self.metric == "rmse" else max
+        pick = min if self.metric in LOWER_IS_BETTER else max
         return pick(self.rows, key=lambda row: row[f"valid_{self.metric}"])
 
     def publish(self, trainer: L.Trainer) -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import UserError, command, revision, versions
 from experiments.molpcba.config import Config, kind_of, to_dict
-from experiments.molpcba.evaluation import TITLES
+from experiments.molpcba.evaluation import LOWER_IS_BETTER, TITLES
 from experiments.molpcba.fitting import History
 from experiments.molpcba.folder import FREE, RunFolder
 from experiments.molpcba.training import MoleculeTraining
@@ -129,7 +129,7 @@ def summarise(paths: Sequence[Path], out: Path) -> str:
     if records.runs.empty:
         raise UserError("no finished run among the folders given; expected runs/NAME folders")
     means = records.runs.groupby("row")["test"].mean()
-    is_lower_better = records.runs["metric"].iloc[0] == "rmse"
+    is_lower_better = records.runs["metric"].iloc[0] in LOWER_IS_BETTER
     records.write(list(means.sort_values(ascending=is_lower_better).index))
     return report(out)
 

@@ -14,6 +14,7 @@ from experiments.common import UserError
 from experiments.molpcba.__main__ import run as train
 from experiments.molpcba.config import Config, flag, parse, resolve, to_dict
 from experiments.molpcba.data import MoleculeData
+from experiments.molpcba.evaluation import LOWER_IS_BETTER
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.molpcba.summary import outcome
@@ -113,7 +114,7 @@ class Study:
             settings,
             partial(perform, given.csv, given.root),
             self.tuning,
-            is_lower_better=data.metric == "rmse",
+            is_lower_better=data.metric in LOWER_IS_BETTER,
             identity={"data": data.name, "split": data.split, "graphs": data.graphs_sha256[:16]},
         )
 
