@@ -46,6 +46,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         "readouts": lambda: readout_table("readout", LABELS["readout"]),
         "readouts-short": lambda: readout_table("readout", SHORT),
         "heads": lambda: readout_table("heads", LABELS["heads"]),
+        "heads-tuning": lambda: tuning_table("binding-60k"),
         "paper": paper_table,
         "layers": layer_table,
         "adjoints": adjoint_table,
@@ -96,10 +97,12 @@ LABELS = {
         "mean+sum+max-head": "mean+sum+max, hidden",
         "attention-head": "attention, hidden",
         "set-transformer-head": "Set Transformer, hidden",
+        "pna": "PNA",
         "pna-head": "PNA, hidden",
         "wide-ea": "EA 384",
         "half-ea": "half EA 384",
-        "half-ea+mean+sum+max-head": "half EA 384+mean+sum+max, hidden",
+        "ea+mean+sum+max": "EA 320+mean+sum+max",
+        "half-ea+mean+sum+max": "half EA 384+mean+sum+max",
     },
 }
 """What the pages call the rows of a study."""
@@ -132,6 +135,18 @@ def readout_table(study: str, rows: dict[str, str]) -> str:
         line = [label, *(_short(values) if values else "not run" for values in scores)]
         lines.append([*line, f"{cost['parameters'][row]:,}", f"{cost['ratio'][row]:.1f}"])
     return table(["readout", *titles, "parameters", "time"], lines)
+
+
+def tuning_table(data: str) -> str:
+    """The valid score of each readout's best tuning run in the study of heads, by head."""
+    records = Records(RESULTS / "ablations" / f"heads-on-{data}")
+    best = records.tuning.groupby("row", sort=False)["valid_last"].max()
+    lines = [
+        [LABELS["readout"].get(row, row), f"{best[row]:.3f}", f"{best[row + '-head']:.3f}"]
+        for row in best.index
+        if row + "-head" in best.index
+    ]
+    return table(["readout", "linear head", "hidden layer"], lines)
 
 
 def runs_of(study: str, data: str) -> pd.DataFrame:
