@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
+from torch.utils._pytree import tree_map_only
 
 from pyg_ea import solve_backend
 
@@ -22,8 +23,11 @@ os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+RANDOM = ("uniform_", "normal_", "rand_like", "randn_like")
+
+
 class Made(TorchFunctionMode):
-    """Puts every new tensor on a device, with the values that it has on a CPU."""
+    """Puts every new tensor on a device, with the values, random ones too, it has on a CPU."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -31,6 +35,13 @@ class Made(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None) -> Any:
         kwargs = kwargs or {}
+        if getattr(function, "__name__", "").endswith(RANDOM):
+            on_cpu = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), (args, kwargs))
+            values = function(*on_cpu[0], **on_cpu[1])
+            if not function.__name__.endswith("_"):
+                return values.to(self.device)
+            with torch.no_grad():
+                return (args[0] if args else kwargs["tensor"]).copy_(values)
         made = function(*args, **kwargs)
         if function not in _device_constructors() or kwargs.get("device") is not None:
             return made

@@ -16,6 +16,7 @@ from torch_geometric.data import Batch
 from benchmarks.gin import ATOM_KINDS, GIN, TASKS, molecules
 from benchmarks.gpu.measuring import PRECISIONS, precision
 from pyg_ea import EAAggregation, EAConv, EAGlobalPool, auxiliary_loss, solve_backend
+from tests.conftest import Made
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)
@@ -90,11 +91,17 @@ def test_training_and_evaluation_do_not_wait(model, name) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("earlier", [0, 2])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_training_step_in_a_cuda_graph(model) -> None:
+def test_a_training_step_in_a_cuda_graph(model, earlier) -> None:
     module, batch = make(model), molecules(8).to(DEVICE)
     twin = copy.deepcopy(module)
     step, side = training(module, batch), torch.cuda.Stream()
+    for _ in range(earlier):  # on the default stream, which the graph of the last step belongs to
+        step()
+    with torch.no_grad():
+        module.eval()(batch)  # lets go of that graph
+    module.train()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -106,11 +113,25 @@ def test_a_training_step_in_a_cuda_graph(model) -> None:
     for _ in range(3):
         graph.replay()
     step = training(twin, batch)
-    for _ in range(6):
+    for _ in range(earlier + 6):
         step()
     expected = twin.state_dict()
     for key, value in module.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_tests_have_the_numbers_of_a_cpu_on_a_gpu() -> None:
+    def numbers() -> list[Tensor]:
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        return [*layer.parameters(), torch.randn(3), torch.randn_like(layer.weight)]
+
+    expected = numbers()
+    with Made("cuda"):
+        made = numbers()
+    for one, other in zip(made, expected, strict=True):
+        assert one.is_cuda
+        assert torch.equal(one.cpu(), other)
 
 
 def run(backend: str, x: Tensor, index: Tensor, segments: int) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -81,9 +81,11 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
     """Runs products in one of ``PRECISIONS``."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest" if name == "float32" else "high")
-    with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):
-        yield
-    torch.set_float32_matmul_precision(before)
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def prepared(step: Step, mode: str, device: torch.device) -> Step:
@@ -100,16 +102,21 @@ def prepared(step: Step, mode: str, device: torch.device) -> Step:
     if mode != "graph":
         run()
         return run
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream(device).wait_stream(side)
+    for _ in range(3):
+        run()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
     return graph.replay
+
+
+def stream(mode: str, device: torch.device) -> AbstractContextManager[object]:
+    """Where a step is built and run: what comes before a CUDA graph must not be on the default
+    stream.
+    """
+    if device.type == "cpu" or mode != "graph":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))
 
 
 def seconds(step: Step, device: torch.device) -> list[float]:

@@ -26,7 +26,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.gin import molecules
-from benchmarks.gpu.measuring import PRECISIONS, Setup, Step, peak, precision, prepared, seconds
+from benchmarks.gpu.measuring import (
+    PRECISIONS,
+    Setup,
+    Step,
+    peak,
+    precision,
+    prepared,
+    seconds,
+    stream,
+)
 from benchmarks.model import ModelTimer
 from benchmarks.products import ProductCounter
 from benchmarks.timing import CLOCKS, backward
@@ -63,7 +72,8 @@ def tests(setup: Setup) -> None:
             if report.when == "call" or not report.passed:
                 outcomes[report.outcome] += 1
             if report.failed:
-                setup.add("tests", report.nodeid[:200], "tests", "failure", 1, unit="test")
+                reason = report.longreprtext.strip().splitlines()[-1][:120]
+                setup.add("tests", report.nodeid[:200], "tests", "failure", 1, unit=reason)
 
     folder = ROOT / "tests"
     words = [str(folder / "test_segments.py")]
@@ -94,20 +104,25 @@ def layer(setup: Setup) -> None:
 
 def model(setup: Setup) -> None:
     """Part 3: a training step of the GIN with sum and EA (E.2), and what its loader takes."""
-    for graphs in BATCHES:
-        graphs = 4 if setup.rehearse else graphs
+    readouts = READOUTS[::4] if setup.rehearse else READOUTS
+
+    def measure(size: Workload, who: str, steps: int, name: str, mode: str) -> None:
+        size = replace(size, steps=steps)
+        _measure(setup, "model", size, who, name, mode, partial(_model_step, setup, size, who))
+
+    sizes = []
+    for graphs in (4,) if setup.rehearse else BATCHES:
         workload = replace(READOUT_300, name=f"gin-{graphs}", segments=graphs, steps=0)
+        sizes.append(replace(setup.size(workload), segments=graphs))
         _loader(setup, workload)
-        for who, steps in READOUTS[::4] if setup.rehearse else READOUTS:
-            size = replace(setup.size(workload), segments=graphs, steps=steps)
-            plan = [("bf16", "default")]
-            if graphs == BATCHES[0] and who != "half-width":
-                plan += [("tf32", "default"), ("bf16", "graph")]
-            for name, mode in plan:
-                build = partial(_model_step, setup, size, who)
-                _measure(setup, "model", size, who, name, mode, build)
-        if setup.rehearse:
-            break
+        for who, steps in readouts:
+            measure(sizes[-1], who, steps, "bf16", "default")
+    for who, steps in readouts:
+        if who != "half-width":
+            measure(sizes[0], who, steps, "tf32", "default")
+    for who, steps in readouts:  # last, for CUDA is of no use after a capture that failed
+        if who != "half-width":
+            measure(sizes[0], who, steps, "bf16", "graph")
 
 
 def _layer_step(setup: Setup, size: Workload, who: str) -> tuple[nn.Module, Step]:
@@ -145,8 +160,8 @@ def _measure(
         return
     add = setup.row(section, size, who, f"{name} {mode}")
     try:
-        _, step = build()
-        with precision(name, setup.device):
+        with stream(mode, setup.device), precision(name, setup.device):
+            _, step = build()
             run = prepared(step, mode, setup.device)
             for repetition, value in enumerate(seconds(run, setup.device)):
                 add("step", value, repetition=repetition)

@@ -26,6 +26,7 @@ from experiments.molpcba import data as data_module
 from experiments.molpcba.__main__ import main
 from experiments.molpcba.config import Config
 from experiments.molpcba.data import GraphLoader, MoleculeData, embedded, ogb
+from experiments.molpcba.data import graphs as packed_graphs
 from experiments.molpcba.data.molecules import pack, read_molecules
 from experiments.molpcba.data.splits import random_split, scaffold_split
 from tests.molpcba.conftest import tiny_rows
@@ -64,6 +65,15 @@ def test_graphs_are_those_of_ogb(tiny_data):
     expected = Batch.from_data_list([graphs[i] for i in index.tolist()])
     for name in ("x", "edge_index", "edge_attr", "y", "batch", "ptr"):
         torch.testing.assert_close(packed[name], expected[name], equal_nan=True, rtol=0, atol=0)
+
+
+def test_batches_cut_from_a_chunk_equal_those_made_alone(tiny_data, monkeypatch):
+    monkeypatch.setattr(packed_graphs, "CHUNK", 20)
+    loader = GraphLoader(tiny_data.graphs, tiny_data.splits["train"], 7, shuffle=True)
+    for batch, index in zip(loader, loader.batches(), strict=True):
+        alone = tiny_data.graphs.batch(index)
+        for name in ("x", "edge_index", "edge_attr", "y", "batch", "ptr"):
+            torch.testing.assert_close(batch[name], alone[name], equal_nan=True, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])

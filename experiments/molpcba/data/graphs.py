@@ -7,7 +7,7 @@ graph and collate them, which takes ten times as long (docs/benchmarks.md).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Batch
+
+CHUNK = 8_192
+"""Graphs whose rows are selected at once, so that a batch costs a GPU few launches."""
 
 MISSING = -1
 """A label that is not known, in `PackedGraphs.y` of a classification."""
@@ -68,25 +71,41 @@ class PackedGraphs:
         y = self.y.index_select(0, index)
         return y if y.is_floating_point() else y.float().masked_fill_(y == MISSING, torch.nan)
 
-    def batch(self, index: Tensor, nodes: int | None = None, edges: int | None = None) -> Batch:
-        """The graphs `index [B]` as one PyG `Batch`, on the device of the tensors.
+    def batch(self, index: Tensor) -> Batch:
+        """The graphs `index [B]` as one PyG `Batch`, on the device of the tensors."""
+        ptr = torch.stack([self.node_ptr, self.edge_ptr], dim=1)
+        sizes = (ptr[index + 1] - ptr[index]).sum(dim=0, keepdim=True).tolist()
+        return next(self.batches(index, [len(index)], sizes))
 
-        Given their numbers of atoms and bonds, a GPU is not waited for.
+    def batches(
+        self, index: Tensor, counts: Sequence[int], sizes: Sequence[Sequence[int]]
+    ) -> Iterator[Batch]:
+        """The graphs `index [B]` as PyG `Batch`es of `counts` graphs, on the device of the tensors.
+
+        Rows are selected for all at once, and cut for each. A GPU is not waited for, since `sizes`
+        has the numbers of atoms and bonds of each batch.
         """
-        atoms, batch, ptr = _rows(self.node_ptr, index, nodes)
-        bonds, segment, _ = _rows(self.edge_ptr, index, edges)
+        nodes, edges = map(sum, zip(*sizes, strict=True))
+        atoms, graph, ptr = _rows(self.node_ptr, index, nodes)
+        bonds, owner, _ = _rows(self.edge_ptr, index, edges)
+        x, edge_attr = self.x.index_select(0, atoms), self.edge_attr.index_select(0, bonds)
         edge_index = self.edge_index[:, bonds].long()  # index_select(1) takes 100 times as long
-        return Batch(
-            x=self.x.index_select(0, atoms).long(),
-            edge_index=edge_index.add_(ptr.index_select(0, segment)),
-            edge_attr=self.edge_attr.index_select(0, bonds).long(),
-            y=self.labels(index),
-            batch=batch,
-            ptr=ptr,
-        )
+        edge_index += ptr.index_select(0, owner)
+        y = self.labels(index)
+        first = node = edge = 0
+        for count, (nodes, edges) in zip(counts, sizes, strict=True):
+            yield Batch(
+                x=x[node : node + nodes].long(),
+                edge_index=edge_index[:, edge : edge + edges] - node,
+                edge_attr=edge_attr[edge : edge + edges].long(),
+                y=y[first : first + count],
+                batch=graph[node : node + nodes] - first,
+                ptr=ptr[first : first + count + 1] - node,
+            )
+            first, node, edge = first + count, node + nodes, edge + edges
 
 
-def _rows(ptr: Tensor, index: Tensor, total: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _rows(ptr: Tensor, index: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows `[n]` of the segments `index`, the number of each row's segment, and their pointer."""
     start = ptr.index_select(0, index)
     count = ptr.index_select(0, index + 1) - start
@@ -143,13 +162,16 @@ class GraphLoader:
         parts = self.batches()
         if not parts:
             return
-        # Once an epoch: the sizes of each batch to the CPU, the order to the device.
+        # Once an epoch: the sizes of the graphs to the CPU, the order to the device.
         pointers = torch.stack([self.graphs.node_ptr, self.graphs.edge_ptr], dim=1)
         sizes = pointers.diff(dim=0).cpu()
         order = torch.cat(parts).to(pointers.device)
-        for part, index in zip(parts, order.split([len(p) for p in parts]), strict=True):
-            nodes, edges = sizes[part].sum(dim=0).tolist()
-            yield self.graphs.batch(index, nodes, edges)
+        number = max(1, CHUNK // self.batch_size)
+        for chunk in (parts[i : i + number] for i in range(0, len(parts), number)):
+            counts = [len(part) for part in chunk]
+            index, order = order.split([sum(counts), len(order) - sum(counts)])
+            totals = torch.stack([sizes[part].sum(dim=0) for part in chunk]).tolist()
+            yield from self.graphs.batches(index, counts, totals)
 
 
 @dataclass(frozen=True)
