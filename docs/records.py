@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import loader, ogb_loop, readouts, scale
+from benchmarks.gpu.report import report as report_gpu
 from benchmarks.records import read
 from benchmarks.report import report as report_benchmark
 from docs.pictures import figures, svg
@@ -43,6 +44,8 @@ def full_tables() -> dict[Path, Callable[[], str]]:
             tables[folder / "table.md"] = lambda folder=folder: markdown(Records(folder))
     for folder in folders("benchmarks/*"):
         tables[folder / "table.txt"] = lambda folder=folder: report_benchmark(read(folder))
+    for folder in folders("gpu/*"):
+        tables[folder / "report.md"] = lambda folder=folder: report_gpu(folder)
     for folder in folders("trainer/*"):
         module = TRAINER[folder.name.partition("-on-")[0]]
         tables[folder / "table.txt"] = lambda folder=folder, module=module: module.report(folder)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import NamedTuple
 
 import pandas as pd
 
 from benchmarks import readouts
 from benchmarks.analysis import Ratio, ratio, select
-from benchmarks.gpu.report import report as report_gpu
+from benchmarks.gpu.report import MAIN, Key
+from benchmarks.gpu.report import read as read_gpu
 from benchmarks.records import read
 from experiments.molpcba.evaluation import TITLES
 from experiments.studies.records import Records
@@ -32,6 +33,7 @@ DATA = {
     "pcba-19k": Shown("pcba-19k: 19,144 molecules, noisy labels"),
     "hiv": Shown("hiv: 41,127 molecules, scaffold split"),
     "binding-60k": Shown("binding-60k: 59,944 molecules, measured labels", "heads"),
+    "binding-212k": Shown("binding-212k: 212,231 molecules, measured labels", "whole"),
 }
 
 
@@ -46,12 +48,13 @@ def pages() -> dict[Path, Callable[[], str]]:
         "readouts": lambda: readout_table("readout", LABELS["readout"]),
         "readouts-short": lambda: readout_table("readout", SHORT),
         "heads": lambda: readout_table("heads", LABELS["heads"]),
+        "whole": lambda: readout_table("whole", LABELS["whole"]),
         "heads-tuning": lambda: tuning_table("binding-60k"),
         "paper": paper_table,
         "layers": layer_table,
         "adjoints": adjoint_table,
         "models": model_table,
-        "gpu": gpu_report,
+        "gpu": gpu_table,
     }
     return {MADE / f"{name}.md": make for name, make in tables.items()}
 
@@ -62,11 +65,37 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], align: str = "-
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
-def gpu_report() -> str:
-    """The tables of every run of the GPU benchmark."""
-    runs = [report_gpu(folder) for folder in folders("gpu/*")]
-    return "\n\n".join(runs or ["Not measured: no GPU was at hand."]) + "\n"
+def gpu_table() -> str:
+    """A training step of the layer on a GPU: milliseconds, over PyG's layer, and peak memory."""
+    values, _ = read_gpu(RESULTS / "gpu" / "h200")
 
+    def found(key: Key, quantity: str) -> float:
+        return median(values[key._replace(quantity=quantity)])
+
+    lines = []
+    for mode, name in MODES.items():
+        for precision in ("TF32", "bf16"):
+            line = [f"{name}, {precision}"]
+            for case in (MAIN, "batch-1024"):
+                who, how = mode.split()
+                key = Key("layer", case, who, 15, f"{precision.lower()} {how}", "")
+                pyg = key._replace(contestant="pyg", detail=f"{precision.lower()} eager")
+                step = found(key, "step")
+                line += [f"{1e3 * step:.1f}", f"{step / found(pyg, 'step'):.2f}"]
+                line.append("" if how == "graph" else f"{found(key, 'peak'):,.0f}")
+            lines.append(line)
+    sizes = ("6,656 x 300", "26,624 x 300")
+    head = [name for size in sizes for name in (f"{size}, ms", "/ PyG", "MiB")]
+    return table(["", *head], lines)
+
+
+MODES = {
+    "pyg eager": "PyG's EA",
+    "unrolled eager": "EA, operation by operation",
+    "unrolled default": "EA",
+    "unrolled graph": "EA, in a CUDA graph",
+}
+"""Contestants and modes of the GPU benchmark, and what the pages call them."""
 
 LABELS = {
     "readout": {
@@ -107,7 +136,15 @@ LABELS = {
 }
 """What the pages call the rows of a study."""
 
-COSTS = {"readout": "readouts-on-embedded-nci", "heads": "heads-on-embedded-nci"}
+LABELS["whole"] = {
+    row: LABELS["heads"][row]
+    for row in ("sum-head", "max-head", "mean+sum+max-head", "wide-ea", "ea+mean+sum+max")
+}
+COSTS = {
+    "readout": "readouts-on-embedded-nci",
+    "heads": "heads-on-embedded-nci",
+    "whole": "heads-on-embedded-nci",
+}
 SHORT = {
     row: LABELS["readout"][row]
     for row in (

@@ -64,4 +64,4 @@ def test_runs_have_the_settings_of_their_rows(study):
 
 def test_there_are_records():
     kinds = {path.relative_to(ROOT / "results").parts[0].partition("-")[0] for path in TABLES}
-    assert kinds == {"ablations", "molpcba", "median", "counting", "benchmarks", "trainer"}
+    assert kinds == {"ablations", "molpcba", "median", "counting", "benchmarks", "gpu", "trainer"}

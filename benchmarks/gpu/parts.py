@@ -82,7 +82,7 @@ def tests(setup: Setup) -> None:
         uses += [folder / f"test_{name}.py" for name in ("aggregation", "pool", "conv", "multi")]
         files = sorted(uses, key=lambda path: (path.name != "test_gpu.py", path))
         words = ["-m", "cuda", "--continue-on-collection-errors", *map(str, files)]
-        words += ["-n", "8"] if importlib.util.find_spec("xdist") else []
+        words += ["-n", "8", "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
     options = ["-q", "-o", "addopts=", "-o", "filterwarnings=", "-p", "no:cacheprovider"]
     pytest.main([*options, *words], plugins=[Counter()])
     for name, number in outcomes.items():

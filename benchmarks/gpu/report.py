@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -48,12 +48,8 @@ def read(folder: Path) -> tuple[Records, dict[Key, str]]:
     return values, units
 
 
-LAYER, MODEL, AIMS = "A training step of the layer", "A training step of the GIN, 5 x 300", "Aims"
-"""Titles of the tables that the documentation shows."""
-
-
-def report(folder: Path, titles: Collection[str] = ()) -> str:
-    """All tables, or those with these titles, as markdown."""
+def report(folder: Path) -> str:
+    """All tables, as markdown."""
     values, units = read(folder)
     machine = json.loads((folder / MACHINE).read_text())
     names = ("gpu", "cpu", "torch", "torch_geometric", "python", "revision", "command")
@@ -65,15 +61,14 @@ def report(folder: Path, titles: Collection[str] = ()) -> str:
     tables = [
         ("Parts", parts),
         ("Tests of the library", _plain(values, units, "tests")),
-        (LAYER, _steps(values, units, "layer")),
-        (MODEL, _steps(values, units, "model")),
+        ("A training step of the layer", _steps(values, units, "layer")),
+        ("A training step of the GIN, 5 x 300", _steps(values, units, "model")),
         ("Where the time goes", _plain(values, units, "profile")),
         ("One epoch of the trainer", _plain(values, units, "stand-in")),
         ("Training", _plain(values, units, "training")),
-        (AIMS, _aims(values)),
+        ("Aims", _aims(values)),
     ]
-    shown = [(t, rows) for t, rows in tables if rows and (not titles or t in titles)]
-    return "\n\n".join([about, *(f"**{title}**\n\n{_table(rows)}" for title, rows in shown)])
+    return "\n\n".join([about, *(f"**{t}**\n\n{_table(rows)}" for t, rows in tables if rows)])
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
