@@ -24,10 +24,11 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 RANDOM = ("uniform_", "normal_", "rand_like", "randn_like")
+"""How names end of functions that draw from the generator of a tensor's device."""
 
 
 class Made(TorchFunctionMode):
-    """Puts every new tensor on a device, with the values, random ones too, it has on a CPU."""
+    """Puts every new tensor on a device, with the values that it has on a CPU, random or not."""
 
     def __init__(self, device: str) -> None:
         super().__init__()

@@ -75,9 +75,9 @@ class PackedGraphs:
         """The graphs `index [B]` as one PyG `Batch`, on the device of the tensors."""
         ptr = torch.stack([self.node_ptr, self.edge_ptr], dim=1)
         sizes = (ptr[index + 1] - ptr[index]).sum(dim=0, keepdim=True).tolist()
-        return next(self.batches(index, [len(index)], sizes))
+        return next(self.in_batches(index, [len(index)], sizes))
 
-    def batches(
+    def in_batches(
         self, index: Tensor, counts: Sequence[int], sizes: Sequence[Sequence[int]]
     ) -> Iterator[Batch]:
         """The graphs `index [B]` as PyG `Batch`es of `counts` graphs, on the device of the tensors.
@@ -85,9 +85,8 @@ class PackedGraphs:
         Rows are selected for all at once, and cut for each. A GPU is not waited for, since `sizes`
         has the numbers of atoms and bonds of each batch.
         """
-        nodes, edges = map(sum, zip(*sizes, strict=True))
-        atoms, graph, ptr = _rows(self.node_ptr, index, nodes)
-        bonds, owner, _ = _rows(self.edge_ptr, index, edges)
+        atoms, graph, ptr = _rows(self.node_ptr, index, sum(nodes for nodes, _ in sizes))
+        bonds, owner, _ = _rows(self.edge_ptr, index, sum(edges for _, edges in sizes))
         x, edge_attr = self.x.index_select(0, atoms), self.edge_attr.index_select(0, bonds)
         edge_index = self.edge_index[:, bonds].long()  # index_select(1) takes 100 times as long
         edge_index += ptr.index_select(0, owner)
@@ -167,11 +166,12 @@ class GraphLoader:
         sizes = pointers.diff(dim=0).cpu()
         order = torch.cat(parts).to(pointers.device)
         number = max(1, CHUNK // self.batch_size)
-        for chunk in (parts[i : i + number] for i in range(0, len(parts), number)):
-            counts = [len(part) for part in chunk]
-            index, order = order.split([sum(counts), len(order) - sum(counts)])
+        chunks = [parts[i : i + number] for i in range(0, len(parts), number)]
+        counts = [[len(part) for part in chunk] for chunk in chunks]
+        indices = order.split([sum(own) for own in counts])
+        for chunk, own, index in zip(chunks, counts, indices, strict=True):
             totals = torch.stack([sizes[part].sum(dim=0) for part in chunk]).tolist()
-            yield from self.graphs.batches(index, counts, totals)
+            yield from self.graphs.in_batches(index, own, totals)
 
 
 @dataclass(frozen=True)
