@@ -188,11 +188,11 @@ class EAAggregation(Aggregation):
         """Compiles, in place, the inner step, forward and backward.
 
         On a GPU that is the default; call this to pass options. One graph each serves all steps,
-        batch sizes and adjoints; torch may add one for single sets. The first call takes half a
-        minute or so. On a CPU it does not pay: the C code is faster and needs less memory
-        (``docs/benchmarks.md``). Warns and runs uncompiled where the compiler fails (on a GPU it
-        needs Triton and a C compiler, on a CPU a C++ compiler), or where the potential is not
-        :class:`ResNetPotential`.
+        batch sizes and adjoints; torch may add one for single sets and, in bf16 on a GPU, for
+        numbers of elements that 8 does not divide. The first call takes half a minute or so. On a
+        CPU it does not pay: the C code is faster and needs less memory (``docs/benchmarks.md``).
+        Warns and runs uncompiled where the compiler fails (on a GPU it needs Triton and a C
+        compiler, on a CPU a C++ compiler), or where the potential is not :class:`ResNetPotential`.
 
         Args:
             options: for ``torch.compile``.
