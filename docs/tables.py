@@ -134,9 +134,12 @@ LABELS = {
         "pna": "PNA",
         "pna-head": "PNA, hidden",
         "wide-ea": "EA 384",
+        "pyg-ea": "PyG's EA 384, half",
         "half-ea": "half EA 384",
+        "half-ea-head": "half EA 384, hidden",
         "ea+mean+sum+max": "EA 320+mean+sum+max",
         "half-ea+mean+sum+max": "half EA 384+mean+sum+max",
+        "narrow-ea+mean+sum+max-head": "half EA 64+mean+sum+max, hidden",
     },
 }
 """What the pages call the rows of a study."""
@@ -183,8 +186,9 @@ def tuning_table(data: str) -> str:
     """The valid score of each readout's best tuning run in the study of heads, by head."""
     records = Records(RESULTS / "ablations" / f"heads-on-{data}")
     best = records.tuning.groupby("row", sort=False)["valid_last"].max()
+    labels = LABELS["readout"] | LABELS["heads"]
     lines = [
-        [LABELS["readout"].get(row, row), f"{best[row]:.3f}", f"{best[row + '-head']:.3f}"]
+        [labels[row], f"{best[row]:.3f}", f"{best[row + '-head']:.3f}"]
         for row in best.index
         if row + "-head" in best.index
     ]

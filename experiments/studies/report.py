@@ -60,10 +60,14 @@ def markdown(records: Records) -> str:
         notes.append(f"last: mean of the last {LAST} epochs")
     keys = ("revision", "threads")
     revisions, threads = (", ".join(map(str, sorted(runs[key].unique()))) for key in keys)
+    where = f"{threads} thread(s)"
+    if (on_gpu := _on_gpu(runs)).any():
+        rows = ", ".join(runs["row"][on_gpu].unique())
+        where += " and a GPU" if on_gpu.all() else f" or, of {rows}, a GPU"
     lines = [
         f"{title} on {first.data} ({split}); mean ± standard deviation over seeds. "
         f"{'; '.join(notes).capitalize()}{'. ' if notes else ''}"
-        f"Seconds are of training {span}, on {threads} thread(s); code {revisions}.",
+        f"Seconds are of training {span}, on {where}; code {revisions}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in [table.columns, *table.to_numpy()]),
     ]
@@ -97,7 +101,8 @@ def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:
         return difference_text(differences(runs, row, first.reference, key))
 
     alone = (runs["row"] == runs["reference"]).all()
-    times = by_seed(runs, row, "train_seconds") / by_seed(runs, first.reference, "train_seconds")
+    alike = runs[_on_gpu(runs) == _on_gpu(own).iloc[0]]
+    times = by_seed(alike, row, "train_seconds") / by_seed(alike, first.reference, "train_seconds")
     return {
         "row": row,
         "seeds": str(len(own)),
@@ -108,10 +113,15 @@ def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:
         "difference, test": difference("test"),
         "difference, last": difference("test_last"),
         **{name.replace("_", " "): score(name) for name in runs.columns[len(RECORDS) :]},
-        "seconds": f"{own['train_seconds'].median():.2f}",
+        "seconds": f"{by_seed(alike, row, 'train_seconds').median():.2f}",
         "ratio": "" if alone or times.isna().all() else f"{times.median():.2f}",
         "parameters": f"{first.parameters:,}",
     }
+
+
+def _on_gpu(runs: pd.DataFrame) -> pd.Series:
+    """Whether each run was asked to be on a GPU: its time compares only with those that were."""
+    return runs["config"].map(lambda config: json.loads(config).get("accelerator") == "gpu")
 
 
 def by_seed(runs: pd.DataFrame, row: str, key: str) -> pd.Series:

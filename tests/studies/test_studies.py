@@ -18,6 +18,7 @@ from experiments.studies import molpcba
 from experiments.studies.__main__ import main
 from experiments.studies.engine import Grid, run_study
 from experiments.studies.records import Records
+from experiments.studies.report import markdown
 from tests.molpcba.conftest import tiny_csv, tiny_data, tiny_root  # noqa: F401 (fixtures)
 
 TINY = """
@@ -81,6 +82,20 @@ def test_a_study_leaves_paired_records_and_a_table(call, tmp_path, capsys):
         (tmp_path / "out" / picture).unlink()
     assert main(["--report", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "outcome.png").stat().st_size > 10_000
+
+
+def test_times_of_a_cpu_and_a_gpu_are_not_compared(call, tmp_path):
+    assert call("--rows", "mean", "ea-1", "--seeds", "1") == 0
+    records = Records(tmp_path / "out")
+    runs, on_cpu = records.runs, '"accelerator": "auto"'
+    of_ea = runs["row"] == "ea-1"
+    assert runs["config"].str.contains(on_cpu).all()
+    runs.loc[of_ea, "config"] = runs["config"].str.replace(on_cpu, '"accelerator": "gpu"')
+    runs["train_seconds"] = 1.0
+    text = markdown(records)
+    assert "1 thread(s) or, of ea-1, a GPU;" in text
+    ratios = [line.split("|")[-3].strip() for line in text.splitlines()[4:6]]
+    assert ratios == ["1.00", ""]
 
 
 def test_a_second_call_makes_only_what_is_missing(call, tmp_path, monkeypatch):
