@@ -105,6 +105,7 @@ def layer(setup: Setup) -> None:
 def model(setup: Setup) -> None:
     """Part 3: a training step of the GIN with sum and EA (E.2), and what its loader takes."""
     readouts = READOUTS[::4] if setup.rehearse else READOUTS
+    full_width = [(who, steps) for who, steps in readouts if who != "half-width"]
 
     def measure(size: Workload, who: str, steps: int, name: str, mode: str) -> None:
         size = replace(size, steps=steps)
@@ -115,15 +116,12 @@ def model(setup: Setup) -> None:
         workload = replace(READOUT_300, name=f"gin-{graphs}", segments=graphs, steps=0)
         sizes.append(replace(setup.size(workload), segments=graphs))
         _loader(setup, workload)
-        for who, steps in readouts:
-            if who != "half-width" or len(sizes) == 1:
-                measure(sizes[-1], who, steps, "bf16", "default")
-    for who, steps in readouts:
-        if who != "half-width":
-            measure(sizes[0], who, steps, "tf32", "default")
-    for who, steps in readouts:  # last, for CUDA is of no use after a capture that failed
-        if who != "half-width":
-            measure(sizes[0], who, steps, "bf16", "graph")
+        for who, steps in readouts if len(sizes) == 1 else full_width:
+            measure(sizes[-1], who, steps, "bf16", "default")
+    for who, steps in full_width:
+        measure(sizes[0], who, steps, "tf32", "default")
+    for who, steps in full_width:  # last, for CUDA is of no use after a capture that failed
+        measure(sizes[0], who, steps, "bf16", "graph")
 
 
 def _layer_step(setup: Setup, size: Workload, who: str) -> tuple[nn.Module, Step]:
