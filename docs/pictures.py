@@ -11,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import AutoLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
 from benchmarks.analysis import ratio, select
@@ -78,7 +79,7 @@ def _add_legend(figure: Figure) -> None:
 
 
 def _one_panel(data: str) -> Figure:
-    figure = Figure(figsize=(5.2, 5.4), layout="constrained")
+    figure = Figure(figsize=(6.4, 6), layout="constrained")
     _draw_cost(figure.subplots(), data, LABELS[DATA[data].study])
     _add_legend(figure)
     return figure
@@ -93,11 +94,15 @@ def _draw_cost(axes: Axes, data: str, rows: Iterable[str]) -> None:
         scores, color = runs.loc[runs["row"] == row, "test"], KINDS[_kind(row)]
         point = points[labels[row]] = float(cost[row]), float(scores.mean())
         axes.errorbar(*point, yerr=scores.std(), color=color, fmt="o", elinewidth=0.6, ms=5)
-    axes.set(xscale="log", xlim=(0.9, 9), title=title)
+    axes.set(xscale="log", xlim=(0.8, 9), yscale="logit", title=title)
+    axes.yaxis.set_major_locator(AutoLocator())
+    axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
     axes.minorticks_off()
     axes.set(xlabel="time of a training step, mean readout = 1")
-    axes.set_ylabel(f"test {TITLES[runs['metric'].iloc[0]]}, standard deviation over seeds")
+    axes.set_ylabel(
+        f"test {TITLES[runs['metric'].iloc[0]]}, standard deviation over seeds; logit scale"
+    )
     _label(axes, points)
 
 
