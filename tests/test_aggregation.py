@@ -8,21 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyg_ea import (
+from pyg_ea import Checkpointed, EAAggregation, Implicit, L2Prior, NesterovSolver, Truncated
+from pyg_ea.energy import NoPrior, mean_scaling, unit_scaling
+from pyg_ea.potentials import (
     AttentionPotential,
-    Checkpointed,
-    EAAggregation,
-    Implicit,
-    L2Prior,
     MaxPotential,
     MeanPotential,
-    NesterovSolver,
-    NoPrior,
     QuantilePotential,
     SumPotential,
-    Truncated,
-    mean_scaling,
-    unit_scaling,
 )
 from pyg_ea.testing import SIZES, batch, check_aggregation
 
@@ -88,7 +81,9 @@ VARIANTS: dict[str, Callable[[], EAAggregation]] = {
 }
 
 
-implicit = pytest.mark.filterwarnings("ignore::pyg_ea.ImplicitGradientWarning")  # too few steps
+implicit = pytest.mark.filterwarnings(
+    "ignore::pyg_ea.adjoints.ImplicitGradientWarning"
+)  # too few steps
 
 
 @pytest.fixture(params=VARIANTS)

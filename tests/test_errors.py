@@ -10,20 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from pyg_ea import (
-    AttentionPotential,
     Checkpointed,
-    DivergenceWarning,
     EAAggregation,
     EAConv,
     EAGlobalPool,
     Implicit,
     L2Prior,
-    MaxPotential,
-    MeanPotential,
     NesterovSolver,
-    QuantilePotential,
     Truncated,
 )
+from pyg_ea.diagnostics import DivergenceWarning
+from pyg_ea.potentials import AttentionPotential, MaxPotential, MeanPotential, QuantilePotential
 
 X = torch.ones(4, 3)
 INDEX = torch.tensor([0, 0, 1, 1])

@@ -8,14 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pyg_ea import EAAggregation, NesterovSolver, Segments
+from pyg_ea import EAAggregation, NesterovSolver
+from pyg_ea.segments import Segments
 from tests.reference import solve
 from tests.test_reference import ForwardOnly
 
 ROUNDING = 1e-11  # float64, a few steps, of the largest entry
 
 # Untrained networks this narrow may be too steep for the step size; equality must hold anyway.
-pytestmark = pytest.mark.filterwarnings("ignore::pyg_ea.DivergenceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pyg_ea.diagnostics.DivergenceWarning")
 
 quickly = settings(
     max_examples=25,

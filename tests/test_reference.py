@@ -66,7 +66,7 @@ def make_layer(
     torch.manual_seed(7)
     potential: nn.Module = ResNetPotential(*widths)
     layer = EAAggregation(
-        *widths,
+        *widths[:2],
         steps=setting.steps,
         potential=ForwardOnly(potential) if forward_only else potential,
         solver=NesterovSolver(lr=0.1, momentum=0.8, gtol=setting.gtol, clip=setting.clip),

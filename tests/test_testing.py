@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import SumAggregation
 
-from pyg_ea import (
+from pyg_ea import ResNetPotential
+from pyg_ea.potentials import (
     AttentionPotential,
     MaxPotential,
     MeanPotential,
     Potential,
     QuantilePotential,
-    ResNetPotential,
     SumPotential,
 )
 from pyg_ea.testing import _AggregationChecks, check_aggregation, check_potential

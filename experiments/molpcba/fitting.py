@@ -26,7 +26,7 @@ from experiments.molpcba.config import Config
 from experiments.molpcba.evaluation import LOWER_IS_BETTER, TITLES
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.training import NOT_FINITE, MoleculeTraining
-from pyg_ea import DivergenceWarning
+from pyg_ea.diagnostics import DivergenceWarning
 
 Row = dict[str, float]
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
