@@ -17,6 +17,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ def check_module(
         AssertionError: if a check fails.
         ValueError: if ``skip`` names no check.
     """
-    _ModuleChecks(build, run, no_gradient).run_all(skip)
+    _run(MODULE_CHECKS, _Context(build, run, tuple(no_gradient)), skip)
 
 
 def check_aggregation(
@@ -171,7 +172,12 @@ def check_aggregation(
         AssertionError: if a check fails.
         ValueError: if ``skip`` names no check.
     """
-    _AggregationChecks(build, channels, call, no_gradient).run_all(skip)
+
+    def run(module: nn.Module, dtype: torch.dtype) -> Tensor:
+        x, index = batch(channels, dtype)
+        return call(module, x, index, len(SIZES))
+
+    _run(AGGREGATION_CHECKS, _Context(build, run, tuple(no_gradient), channels, call), skip)
 
 
 def _require(condition: Tensor | bool, message: str) -> None:
@@ -201,196 +207,243 @@ class _Bound(nn.Module):
         return bind(self.potential, x, self.segments).gradient(y)
 
 
-class _ModuleChecks:
-    """Each method named ``check_...`` gets a new module."""
+@dataclass(frozen=True)
+class _Context:
+    """What the checks of one module need."""
 
-    def __init__(self, build: Build, run: Run, no_gradient: Collection[str]) -> None:
-        self.build, self.run_in, self.no_gradient = build, run, tuple(no_gradient)
+    build: Build
+    run_in: Run
+    no_gradient: tuple[str, ...]
+    channels: int = 0
+    call: Call | None = None
 
     def run(self, module: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.run_in(module, dtype)
 
-    def run_all(self, skip: Collection[str]) -> None:
-        names = [name.removeprefix("check_") for name in dir(self) if name.startswith("check_")]
-        if unknown := set(skip).difference(names):
-            raise ValueError(f"no check is named {sorted(unknown)}; the names are {names}")
-        for name in sorted(set(names).difference(skip)):
-            try:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(0)
-                    getattr(self, f"check_{name}")(self.build())
-            except AssertionError as error:
-                raise AssertionError(f"check {name!r}: {error}") from error
-
-    def check_output(self, module: nn.Module) -> None:
-        out = self.run(module)
-        _require(out.isfinite().all(), "the output is not finite")
-        _require(out.dtype == torch.float32, f"the output is {out.dtype} for float32")
-
-    def check_gradients(self, module: nn.Module) -> None:
-        out = self.run(module)
-        weights = torch.linspace(-1, 1, out.numel()).view_as(out)
-        (weights * out).sum().backward()
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad and not name.startswith(self.no_gradient):
-                gradient = torch.zeros(()) if parameter.grad is None else parameter.grad
-                _require(gradient.isfinite().all(), f"the gradient of {name} is not finite")
-                _require(gradient.any(), f"{name} has no gradient")
-
-    def check_reset_parameters(self, module: nn.Module) -> None:
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.fill_(123.0)
-        module.reset_parameters()  # type: ignore[operator]
-        for name, parameter in module.named_parameters():
-            _require((parameter != 123.0).all(), f"{name} kept its value")
-
-    def check_deepcopy(self, module: nn.Module) -> None:
-        out = self.run(module)
-        twin = copy.deepcopy(module)
-        _require(torch.equal(self.run(twin), out), "the copy gives another output")
-        with torch.no_grad():
-            for parameter in twin.parameters():
-                parameter.add_(0.5)
-        _require(torch.equal(self.run(module), out), "the copy shares parameters")
-
-    def check_pickle(self, module: nn.Module) -> None:
-        out = self.run(module)
-        twin = pickle.loads(pickle.dumps(module))
-        _require(torch.equal(self.run(twin), out), "the copy gives another output")
-
-    def check_state_dict(self, module: nn.Module) -> None:
-        out = self.run(module)
-        file = io.BytesIO()
-        torch.save(module.state_dict(), file)
-        file.seek(0)
-        torch.manual_seed(1)
-        other = self.build()
-        other.load_state_dict(torch.load(file, weights_only=True))
-        _require(torch.equal(self.run(other), out), "the loaded module gives another output")
-
-    def check_no_grad(self, module: nn.Module) -> None:
-        with_graph = self.run(module)
-        with torch.no_grad():
-            out = self.run(module)
-        _require(not out.requires_grad, "the output keeps a graph")
-        _require(torch.equal(out, with_graph), "the output is another without a graph")
-
-    def check_inference_mode(self, module: nn.Module) -> None:
-        with torch.inference_mode():
-            out = self.run(module)
-        again = self.run(module)
-        _require(torch.equal(out, again.detach()), "the output is another in inference mode")
-        again.sum().backward()
-        _require(_have_finite_gradients(module), "gradients afterwards are not finite")
-
-    def check_train_and_eval(self, module: nn.Module) -> None:
-        same = torch.equal(self.run(module.eval()), self.run(module.train()))
-        _require(same, "the output is another in eval mode")
-
-    def check_float64(self, module: nn.Module) -> None:
-        single = self.run(module)
-        double = self.run(module.double(), torch.float64)
-        _require(double.dtype == torch.float64, f"the output is {double.dtype} for float64")
-        scale = double.abs().max().clamp(min=1)
-        _require((single - double).abs().max() < 1e-3 * scale, "float64 gives another output")
-
-    def check_bfloat16(self, module: nn.Module) -> None:
-        single = self.run(module)
-        half = self.run(module.bfloat16(), torch.bfloat16)
-        _require(half.dtype == torch.bfloat16, f"the output is {half.dtype} for bfloat16")
-        self.require_near(half, single)
-
-    def check_autocast(self, module: nn.Module) -> None:
-        single = self.run(module)
-        with torch.autocast(single.device.type, dtype=torch.bfloat16):
-            half = self.run(module)
-        self.require_near(half, single)
-        half.float().sum().backward()
-        _require(_have_finite_gradients(module), "gradients are not finite")
-
-    def require_near(self, half: Tensor, single: Tensor) -> None:
-        _require(half.isfinite().all(), "the output is not finite")
-        half, single = half.detach().float(), single.detach()
-        difference = float((half - single).abs().max() / single.abs().max().clamp(min=0.1))
-        _require(difference < BF16, f"differs from float32 by {difference:.2g} of its scale")
-
-
-class _AggregationChecks(_ModuleChecks):
-    def __init__(
-        self, build: Build, channels: int, call: Call, no_gradient: Collection[str]
-    ) -> None:
-        def run(module: nn.Module, dtype: torch.dtype) -> Tensor:
-            x, index = batch(channels, dtype)
-            return call(module, x, index, len(SIZES))
-
-        super().__init__(build, run, no_gradient)
-        self.channels, self.call = channels, call
-
     def one_set(self, module: nn.Module, x: Tensor) -> Tensor:
+        assert self.call is not None
         return self.call(module, x, torch.zeros(len(x), dtype=torch.long), 1)
 
-    def check_empty_sets(self, module: nn.Module) -> None:
-        for s, (out, size) in enumerate(zip(self.run(module), SIZES, strict=True)):
-            expected = "not zero" if size else "zero"
-            _require(bool(out.any()) == (size > 0), f"set {s} of size {size} should be {expected}")
 
-    def check_num_sets(self, module: nn.Module) -> None:
-        x, index = batch(self.channels)
-        expected = self.run(module)[: int(index.max()) + 1]
-        out = self.call(module, x, index, None)
-        _require(torch.equal(out, expected), "the number of sets is not index.max() + 1 by default")
+def _near(half: Tensor, single: Tensor) -> None:
+    _require(half.isfinite().all(), "the output is not finite")
+    half, single = half.detach().float(), single.detach()
+    difference = float((half - single).abs().max() / single.abs().max().clamp(min=0.1))
+    _require(difference < BF16, f"differs from float32 by {difference:.2g} of its scale")
 
-    def check_no_element(self, module: nn.Module) -> None:
-        x, index = batch(self.channels)
-        out = self.call(module, x[:0].requires_grad_(), index[:0], 3)
-        _require(len(out) == 3 and not out.any(), "expected three rows of zeros for empty sets")
-        out.sum().backward()
-        _require(_have_finite_gradients(module), "gradients are not finite")
-        _require(len(self.call(module, x[:0], index[:0], None)) == 0, "expected no row for no set")
 
-    def check_one_element(self, module: nn.Module) -> None:
-        out = self.one_set(module, batch(self.channels)[0][:1])
-        _require(out.isfinite().all(), "the output is not finite")
-        _require(out.any(), "the output is zero")
+def _output(context: _Context, module: nn.Module) -> None:
+    out = context.run(module)
+    _require(out.isfinite().all(), "the output is not finite")
+    _require(out.dtype == torch.float32, f"the output is {out.dtype} for float32")
 
-    def check_no_index(self, module: nn.Module) -> None:
-        x, _ = batch(self.channels)
-        same = torch.equal(self.call(module, x, None, None), self.one_set(module, x))
-        _require(same, "without an index the result is not that of one set")
 
-    def check_order_of_elements(self, module: nn.Module) -> None:
-        x, index = batch(self.channels, torch.float64)
-        order = torch.randperm(len(index), generator=torch.Generator().manual_seed(9))
-        out = self.call(module.double(), x[order], index[order], len(SIZES))
-        _close(out, self.run(module, torch.float64), "the order of the elements matters")
+def _gradients(context: _Context, module: nn.Module) -> None:
+    out = context.run(module)
+    weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+    (weights * out).sum().backward()
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and not name.startswith(context.no_gradient):
+            gradient = torch.zeros(()) if parameter.grad is None else parameter.grad
+            _require(gradient.isfinite().all(), f"the gradient of {name} is not finite")
+            _require(gradient.any(), f"{name} has no gradient")
 
-    def check_order_of_sets(self, module: nn.Module) -> None:
-        x, index = batch(self.channels, torch.float64)
-        order = torch.randperm(len(SIZES), generator=torch.Generator().manual_seed(9))
-        out = self.call(module.double(), x, order[index], len(SIZES))
-        _close(out[order], self.run(module, torch.float64), "the order of the sets is lost")
 
-    def check_multiplicity(self, module: nn.Module) -> None:
-        x, _ = batch(self.channels)
-        difference = self.one_set(module, x.repeat(4, 1)) - self.one_set(module, x)
-        _require(difference.abs().max() > 1e-3, "each element four times gives the same")
+def _reset_parameters(context: _Context, module: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(123.0)
+    module.reset_parameters()  # type: ignore[operator]
+    for name, parameter in module.named_parameters():
+        _require((parameter != 123.0).all(), f"{name} kept its value")
 
-    def check_other_sets(self, module: nn.Module) -> None:
-        """One set of 7 alone, and among 256 others of all sizes."""
-        generator = torch.Generator().manual_seed(4)
-        sizes = torch.randint(0, 9, (257,), generator=generator)
-        sizes[100] = 7
-        index = torch.repeat_interleave(torch.arange(257), sizes)
-        index = index[torch.randperm(len(index), generator=generator)]
-        x = 0.5 * torch.randn(len(index), self.channels, dtype=torch.float64, generator=generator)
-        members = x[index == 100].requires_grad_()
-        among = self.call(module.double(), x.requires_grad_(), index, 257)[100]
-        alone = self.one_set(module, members)[0]
-        _close(among, alone, "a set's result depends on its batch")
-        weights = torch.linspace(-1, 1, len(alone), dtype=torch.float64)
-        (grad,) = torch.autograd.grad(weights @ among, x)
-        (expected,) = torch.autograd.grad(weights @ alone, members)
-        _require(expected.any(), "the gradient in x is zero")
-        _require(not grad[index != 100].any(), "a set's gradient reaches other sets")
-        _close(grad[index == 100], expected, "a set's gradient depends on its batch")
+
+def _deepcopy(context: _Context, module: nn.Module) -> None:
+    out = context.run(module)
+    twin = copy.deepcopy(module)
+    _require(torch.equal(context.run(twin), out), "the copy gives another output")
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.5)
+    _require(torch.equal(context.run(module), out), "the copy shares parameters")
+
+
+def _pickle(context: _Context, module: nn.Module) -> None:
+    out = context.run(module)
+    twin = pickle.loads(pickle.dumps(module))
+    _require(torch.equal(context.run(twin), out), "the copy gives another output")
+
+
+def _state_dict(context: _Context, module: nn.Module) -> None:
+    out = context.run(module)
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    torch.manual_seed(1)
+    other = context.build()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    _require(torch.equal(context.run(other), out), "the loaded module gives another output")
+
+
+def _no_grad(context: _Context, module: nn.Module) -> None:
+    with_graph = context.run(module)
+    with torch.no_grad():
+        out = context.run(module)
+    _require(not out.requires_grad, "the output keeps a graph")
+    _require(torch.equal(out, with_graph), "the output is another without a graph")
+
+
+def _inference_mode(context: _Context, module: nn.Module) -> None:
+    with torch.inference_mode():
+        out = context.run(module)
+    again = context.run(module)
+    _require(torch.equal(out, again.detach()), "the output is another in inference mode")
+    again.sum().backward()
+    _require(_have_finite_gradients(module), "gradients afterwards are not finite")
+
+
+def _train_and_eval(context: _Context, module: nn.Module) -> None:
+    same = torch.equal(context.run(module.eval()), context.run(module.train()))
+    _require(same, "the output is another in eval mode")
+
+
+def _float64(context: _Context, module: nn.Module) -> None:
+    single = context.run(module)
+    double = context.run(module.double(), torch.float64)
+    _require(double.dtype == torch.float64, f"the output is {double.dtype} for float64")
+    scale = double.abs().max().clamp(min=1)
+    _require((single - double).abs().max() < 1e-3 * scale, "float64 gives another output")
+
+
+def _bfloat16(context: _Context, module: nn.Module) -> None:
+    single = context.run(module)
+    half = context.run(module.bfloat16(), torch.bfloat16)
+    _require(half.dtype == torch.bfloat16, f"the output is {half.dtype} for bfloat16")
+    _near(half, single)
+
+
+def _autocast(context: _Context, module: nn.Module) -> None:
+    single = context.run(module)
+    with torch.autocast(single.device.type, dtype=torch.bfloat16):
+        half = context.run(module)
+    _near(half, single)
+    half.float().sum().backward()
+    _require(_have_finite_gradients(module), "gradients are not finite")
+
+
+def _empty_sets(context: _Context, module: nn.Module) -> None:
+    for s, (out, size) in enumerate(zip(context.run(module), SIZES, strict=True)):
+        expected = "not zero" if size else "zero"
+        _require(bool(out.any()) == (size > 0), f"set {s} of size {size} should be {expected}")
+
+
+def _num_sets(context: _Context, module: nn.Module) -> None:
+    x, index = batch(context.channels)
+    expected = context.run(module)[: int(index.max()) + 1]
+    out = context.call(module, x, index, None)
+    _require(torch.equal(out, expected), "the number of sets is not index.max() + 1 by default")
+
+
+def _no_element(context: _Context, module: nn.Module) -> None:
+    x, index = batch(context.channels)
+    out = context.call(module, x[:0].requires_grad_(), index[:0], 3)
+    _require(len(out) == 3 and not out.any(), "expected three rows of zeros for empty sets")
+    out.sum().backward()
+    _require(_have_finite_gradients(module), "gradients are not finite")
+    _require(len(context.call(module, x[:0], index[:0], None)) == 0, "expected no row for no set")
+
+
+def _one_element(context: _Context, module: nn.Module) -> None:
+    out = context.one_set(module, batch(context.channels)[0][:1])
+    _require(out.isfinite().all(), "the output is not finite")
+    _require(out.any(), "the output is zero")
+
+
+def _no_index(context: _Context, module: nn.Module) -> None:
+    x, _ = batch(context.channels)
+    same = torch.equal(context.call(module, x, None, None), context.one_set(module, x))
+    _require(same, "without an index the result is not that of one set")
+
+
+def _order_of_elements(context: _Context, module: nn.Module) -> None:
+    x, index = batch(context.channels, torch.float64)
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(9))
+    out = context.call(module.double(), x[order], index[order], len(SIZES))
+    _close(out, context.run(module, torch.float64), "the order of the elements matters")
+
+
+def _order_of_sets(context: _Context, module: nn.Module) -> None:
+    x, index = batch(context.channels, torch.float64)
+    order = torch.randperm(len(SIZES), generator=torch.Generator().manual_seed(9))
+    out = context.call(module.double(), x, order[index], len(SIZES))
+    _close(out[order], context.run(module, torch.float64), "the order of the sets is lost")
+
+
+def _multiplicity(context: _Context, module: nn.Module) -> None:
+    x, _ = batch(context.channels)
+    difference = context.one_set(module, x.repeat(4, 1)) - context.one_set(module, x)
+    _require(difference.abs().max() > 1e-3, "each element four times gives the same")
+
+
+def _other_sets(context: _Context, module: nn.Module) -> None:
+    """One set of 7 alone, and among 256 others of all sizes."""
+    generator = torch.Generator().manual_seed(4)
+    sizes = torch.randint(0, 9, (257,), generator=generator)
+    sizes[100] = 7
+    index = torch.repeat_interleave(torch.arange(257), sizes)
+    index = index[torch.randperm(len(index), generator=generator)]
+    x = 0.5 * torch.randn(len(index), context.channels, dtype=torch.float64, generator=generator)
+    members = x[index == 100].requires_grad_()
+    among = context.call(module.double(), x.requires_grad_(), index, 257)[100]
+    alone = context.one_set(module, members)[0]
+    _close(among, alone, "a set's result depends on its batch")
+    weights = torch.linspace(-1, 1, len(alone), dtype=torch.float64)
+    (grad,) = torch.autograd.grad(weights @ among, x)
+    (expected,) = torch.autograd.grad(weights @ alone, members)
+    _require(expected.any(), "the gradient in x is zero")
+    _require(not grad[index != 100].any(), "a set's gradient reaches other sets")
+    _close(grad[index == 100], expected, "a set's gradient depends on its batch")
+
+
+Check = Callable[[_Context, nn.Module], None]
+MODULE_CHECKS: dict[str, Check] = {
+    "output": _output,
+    "gradients": _gradients,
+    "reset_parameters": _reset_parameters,
+    "deepcopy": _deepcopy,
+    "pickle": _pickle,
+    "state_dict": _state_dict,
+    "no_grad": _no_grad,
+    "inference_mode": _inference_mode,
+    "train_and_eval": _train_and_eval,
+    "float64": _float64,
+    "bfloat16": _bfloat16,
+    "autocast": _autocast,
+}
+AGGREGATION_CHECKS: dict[str, Check] = {
+    **MODULE_CHECKS,
+    "empty_sets": _empty_sets,
+    "num_sets": _num_sets,
+    "no_element": _no_element,
+    "one_element": _one_element,
+    "no_index": _no_index,
+    "order_of_elements": _order_of_elements,
+    "order_of_sets": _order_of_sets,
+    "multiplicity": _multiplicity,
+    "other_sets": _other_sets,
+}
+
+
+def _run(checks: dict[str, Check], context: _Context, skip: Collection[str]) -> None:
+    """Runs the checks of a table, each on a new module."""
+    if unknown := set(skip).difference(checks):
+        raise ValueError(f"no check is named {sorted(unknown)}; the names are {sorted(checks)}")
+    for name, check in checks.items():
+        if name in skip:
+            continue
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                check(context, context.build())
+        except AssertionError as error:
+            raise AssertionError(f"check {name!r}: {error}") from error

@@ -155,11 +155,9 @@ def parameters_after_training(layer: EAAggregation) -> list[Tensor]:
     return [parameter.detach() for parameter in layer.parameters()]
 
 
-def check_as_the_modules_compute(layer: EAAggregation) -> None:
-    """Training equals that with the potential as a plain function, which has no closed form."""
-    plain = copy.deepcopy(layer)
-    modules = plain.potential
-    plain.potential = Function(modules)
+def check_as_the_modules_compute(layer: EAAggregation, plain: EAAggregation) -> None:
+    """Training equals training with the potential as a plain function, without a closed form."""
+    plain.potential = Function(plain.potential)
     for one, other in zip(
         parameters_after_training(layer), parameters_after_training(plain), strict=True
     ):
@@ -180,7 +178,7 @@ class Function(nn.Module):
 @pytest.mark.parametrize("modify", MODIFIED.values(), ids=MODIFIED)
 def test_training_is_that_of_the_modules(modify) -> None:
     layer = make(modify)
-    check_as_the_modules_compute(layer)
+    check_as_the_modules_compute(layer, make(modify))
     x = torch.randn(5, 6, dtype=torch.float64)
     y, original = layer(x), make(lambda potential: None)(x)
     assert (y - original).abs().max() > 1e-4, "the change has no effect: the test shows nothing"
@@ -189,7 +187,7 @@ def test_training_is_that_of_the_modules(modify) -> None:
 @pytest.mark.parametrize("modify", PARAMETRISED.values(), ids=PARAMETRISED)
 def test_parametrised_layers_keep_the_closed_form(modify) -> None:
     layer = make(modify)
-    check_as_the_modules_compute(layer)
+    check_as_the_modules_compute(make(modify), make(modify))
     assert is_closed_form(layer)
 
 
@@ -225,7 +223,7 @@ def test_a_subclass_with_its_own_forward() -> None:
         6, 4, potential=Doubled(6, 4, 8), steps=4, solver=NesterovSolver(0.02)
     ).double()
     assert not is_closed_form(layer)
-    check_as_the_modules_compute(layer)
+    check_as_the_modules_compute(layer, copy.deepcopy(layer))
 
 
 def test_a_tensor_subclass_as_a_weight() -> None:
@@ -242,7 +240,7 @@ def test_dynamic_quantisation() -> None:
     torch.manual_seed(0)
     layer = EAAggregation(6, 4, 8, steps=4, solver=NesterovSolver(0.02)).eval()
     quantised = torch.ao.quantization.quantize_dynamic(layer, {nn.Linear}, dtype=torch.qint8)
-    with torch.no_grad(), pytest.raises(ValueError, match="no gradient in y"):
+    with torch.no_grad(), pytest.raises(ValueError, match="quantised layers"):
         quantised(torch.randn(5, 6))
 
 

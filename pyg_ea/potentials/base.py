@@ -115,8 +115,8 @@ def gradient_in_y(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
             )
         if gradient is None:
             raise ValueError(
-                "the potential or prior has no gradient in y, so it has no minimum to find: it must "
-                "depend on y, by operations that have a gradient (quantised layers have none)"
+                "the potential or prior does not depend on y, or only by operations without a "
+                "gradient, such as quantised layers: it has no minimum to find"
             )
     return gradient.to(state_dtype(gradient.dtype))
 

@@ -80,15 +80,17 @@ class ClosedForm:
     r"""Listing 1 bound to its elements: :math:`\sum_{i \in s} F(x_i, y_s)` and its gradient.
 
     Args:
+        x: ``[N, Dx]``.
+        segments: of the elements.
         layer1, layer2, layer3: the affine maps :math:`L_1, L_2, L_3`.
         skip1, skip2, skip3: the affine maps :math:`R_1, R_2, R_3`, None for the identity.
         norm1, norm2: scale and offset of each norm.
-        x: ``[N, Dx]``.
-        segments: of the elements.
     """
 
     def __init__(
         self,
+        x: Tensor,
+        segments: Segments,
         layer1: Affine,
         layer2: Affine,
         layer3: Affine,
@@ -97,15 +99,11 @@ class ClosedForm:
         skip3: Affine | None,
         norm1: Affine,
         norm2: Affine,
-        x: Tensor,
-        segments: Segments,
     ) -> None:
         x, self.segments = segments.sort(x)
         with without_autocast(x):
-            identity = Affine(
-                layer3.matrix.new_ones(OUTPUTS).diag(), torch.zeros_like(layer3.offset)
-            )
-            last = skip3 or identity
+            one = layer3.matrix.new_ones(OUTPUTS).diag()
+            last = skip3 or Affine(one, torch.zeros_like(layer3.offset))
             w3 = layer3.matrix + last.matrix
             w3_r2, c2 = _after(w3, layer3.offset + last.offset, skip2)
             b = torch.cat([layer2.matrix, w3_r2])

@@ -42,7 +42,7 @@ class ResNetPotential(Potential):
     solver's loop. It is used while the layers are exactly ``nn.Linear``, ``nn.LayerNorm`` and
     ``nn.Identity``, parametrised or not. If you replace one (adapters, quantised layers) or hook
     into it (pruning, ``weight_norm``), :meth:`forward` is differentiated by autograd instead,
-    which takes about three times as long.
+    which is slower.
 
     Args:
         in_channels: size :math:`D_x` of an element.
@@ -132,7 +132,7 @@ def _is_exactly(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def _is_norm(module: Any) -> bool:
-    return _is_exactly(module, nn.LayerNorm) and module.eps == EPS
+    return _is_exactly(module, nn.LayerNorm) and module.eps == EPS and module.bias is not None
 
 
 def _affine(module: Any) -> Affine | None:
