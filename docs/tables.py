@@ -14,8 +14,8 @@ from benchmarks.analysis import Ratio, ratio, select
 from benchmarks.gpu.report import MAIN, Key
 from benchmarks.gpu.report import read as read_gpu
 from benchmarks.records import read
-from experiments.molpcba.evaluation import TITLES
-from experiments.studies.records import Records
+from experiments.metrics import TITLES
+from experiments.records import Records
 
 RESULTS = Path(__file__).parents[1] / "results"
 MADE = Path(__file__).parent / "made"

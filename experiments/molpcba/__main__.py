@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +13,17 @@ import torch
 import yaml
 
 from experiments.common import UserError, command, mean_and_deviation, write_text
+from experiments.metrics import TITLES
 from experiments.molpcba.config import Config, parse, resolve, to_dict
 from experiments.molpcba.data import load
-from experiments.molpcba.evaluation import TITLES, chance
-from experiments.molpcba.fitting import History, build_trainer, explained, say
-from experiments.molpcba.folder import RunFolder, read_checkpoint
-from experiments.molpcba.summary import collect, plot_run, run_table
+from experiments.molpcba.evaluation import chance
+from experiments.molpcba.failures import explained
+from experiments.molpcba.fitting import build_trainer
+from experiments.molpcba.folder import RunFolder, find_run, read_checkpoint
+from experiments.molpcba.history import History
+from experiments.molpcba.parallel import say
+from experiments.molpcba.pictures import plot_run
+from experiments.molpcba.results import collect, run_table
 from experiments.molpcba.training import MoleculeTraining
 
 
@@ -25,14 +31,10 @@ from experiments.molpcba.training import MoleculeTraining
 def main(argv: Sequence[str]) -> None:
     """Trains one network, or one for each of ``--seeds``."""
     config = parse(argv)
-    folder = RunFolder.of(config)
-    if config.resume and config.name is not None and folder.config.exists():
-        saved = ["--config", str(folder.config), "--runs-dir", config.runs_dir]
-        config = parse([*saved, "--name", config.name, *argv])
     if config.seeds > 1:
         run_seeds(config)
     else:
-        run(config)
+        run(find_run(argv) if config.resume else config)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -43,25 +45,29 @@ def run(config: Config) -> dict[str, Any]:
     with explained():
         data = load(config)
         baseline = chance(data)
-        config = resolve(config, data.name)
-        folder, checkpoint = RunFolder.of(config), None
+    config = resolve(config, data.name)
+    folder, checkpoint = RunFolder.of(config), None
+    with explained(f"continue with: {folder.command()}"):
         history = History(folder, data.metric)
         trainer = build_trainer(config, history)
-        if config.resume:
-            checkpoint = folder.resume(config, data.fingerprint)
-        elif trainer.is_global_zero:
-            folder.create(config)
-        say(f"data: {data.source}")
-        say("settings: " + yaml.safe_dump(to_dict(config), default_flow_style=True, width=98))
-        torch.manual_seed(config.seed)
-        module = MoleculeTraining(config, data)
-        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
-        module.load_state_dict(read_checkpoint(folder.best)["state_dict"])
-        trainer.test(module, verbose=False)
-        results = collect(config, module, history, baseline)
-        if trainer.is_global_zero:
-            write_text(folder.results, json.dumps(results, indent=2) + "\n")
-            plot_run(folder)
+        is_first = trainer.is_global_zero
+        with folder.owned(config.resume) if is_first else nullcontext():
+            if config.resume:
+                checkpoint = folder.resume(config, data.fingerprint, is_first)
+            elif is_first:
+                folder.create(config)
+            say(f"data: {data.source}")
+            settings = yaml.safe_dump(to_dict(config), default_flow_style=True, width=98)
+            say(f"settings: {settings}")
+            torch.manual_seed(config.seed)
+            module = MoleculeTraining(config, data)
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+            module.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+            trainer.test(module, verbose=False)
+            results = collect(config, module, history, baseline)
+            if is_first:
+                write_text(folder.results, json.dumps(results, indent=2) + "\n")
+                plot_run(folder)
     say(run_table(results, folder))
     return results
 

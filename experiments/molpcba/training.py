@@ -14,7 +14,8 @@ from torch_geometric.data import Batch
 from experiments.common import UserError
 from experiments.molpcba.config import Config, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData
-from experiments.molpcba.evaluation import ea_layers, epoch_means, inner_loops, score
+from experiments.molpcba.evaluation import score
+from experiments.molpcba.measures import ea_layers, epoch_means, inner_loops
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.molpcba.parallel import gather, sum_over_processes, world_size
 from pyg_ea import L2Prior, auxiliary_loss, parameter_groups

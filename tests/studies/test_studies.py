@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 
 from experiments.common import UserError
+from experiments.engine import Grid, run_study
 from experiments.molpcba.config import parse
+from experiments.records import Records
+from experiments.report import main as report
+from experiments.report import markdown
 from experiments.studies import molpcba
 from experiments.studies.__main__ import main
-from experiments.studies.engine import Grid, run_study
-from experiments.studies.records import Records
-from experiments.studies.report import markdown
 from tests.molpcba.conftest import tiny_csv, tiny_data, tiny_root  # noqa: F401 (fixtures)
 
 TINY = """
@@ -46,7 +47,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def flags(tiny_csv, tiny_root, tiny_data, tmp_path) -> list[str]:  # noqa: F811
-    places = ["--csv", tiny_csv, "--root", tiny_root, "--runs-dir", tmp_path / "runs"]
+    places = ["--csv", tiny_csv, "--root", tiny_root]
     return ["tiny", *map(str, places), "--out", str(tmp_path / "out")]
 
 
@@ -80,7 +81,7 @@ def test_a_study_leaves_paired_records_and_a_table(call, tmp_path, capsys):
     assert cells[7].startswith(f"{gap:+.4f} ± ")
     for picture in ("outcome.png", "learning.png"):
         (tmp_path / "out" / picture).unlink()
-    assert main(["--report", str(tmp_path / "out")]) == 0
+    assert report([str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "outcome.png").stat().st_size > 10_000
 
 
@@ -199,7 +200,7 @@ def test_two_at_a_time_stopped_leave_no_process_and_continue(folder, flags, tmp_
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         start_new_session=True,
     )  # fmt: skip
-    runs = tmp_path / "runs" / "tiny-on-tiny"
+    runs = tmp_path / "out" / "runs"
     wait_until(lambda: len(list(runs.glob("*/metrics.csv"))) >= 2 or process.poll() is not None)
     assert process.poll() is None, process.communicate()[1]
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -225,9 +226,11 @@ class Dying:
 
 
 def test_a_dead_worker_is_one_line(tmp_path):
-    grid = Grid("tiny", {"a": "a"}, lambda row, seed, changes: {}, Dying(), None, False, {})
+    grid = Grid(
+        "tiny", {"a": "a"}, lambda row, seed, changes: {}, Dying(), None, False, {}, lambda run: 1.0
+    )
     with pytest.raises(UserError, match="a process that made a run died"):
-        run_study(grid, ["a"], [0, 1], tmp_path / "out", tmp_path / "runs", jobs=2)
+        run_study(grid, ["a"], [0, 1], tmp_path / "out", jobs=2)
 
 
 @pytest.mark.parametrize("name", molpcba.names())
