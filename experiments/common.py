@@ -197,6 +197,14 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def duration(seconds: float) -> str:
+    """``1 h 5 min``, ``5 min 10 s`` or ``10 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def mean_and_deviation(values: Sequence[float], form: str = ".4f") -> str:
     """``0.2266 ± 0.0028``, the unbiased deviation; a single value has none."""
     deviation = f" ± {stdev(values):{form}}" if len(values) > 1 else ""

@@ -9,10 +9,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from experiments.common import Interrupted, UserError, owned
+from experiments.common import Interrupted, UserError, duration, owned
 from experiments.records import Outcome, Records, Run, check_equal
 from experiments.report import report
 
@@ -146,18 +145,12 @@ def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, job
     kinds = {(run.row, run.tries): run for run in missing}
     seconds = {kind: grid.seconds(run) for kind, run in kinds.items()}
     times = [seconds[run.row, run.tries] for run in missing]
-    each, all_of_them = _in_words([min(times), max(times)]), _in_words([sum(times) / jobs])
+    each = " to ".join(dict.fromkeys([duration(min(times)), duration(max(times))]))
     done = f" ({total - len(missing)} more are recorded)" if total > len(missing) else ""
     return (
-        f"{len(missing)} runs{done} of about {each}, about {all_of_them} in all "
+        f"{len(missing)} runs{done} of about {each}, about {duration(sum(times) / jobs)} in all "
         f"(--jobs {jobs}); records in {out}"
     )
-
-
-def _in_words(seconds: Iterable[float]) -> str:
-    """``0:00:05 to 0:01:20`` hours, minutes and seconds."""
-    words = [str(timedelta(seconds=max(1, round(own)))) for own in seconds]
-    return " to ".join(dict.fromkeys(words)) + " h"
 
 
 def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from experiments.common import revision, versions
+from experiments.common import duration, revision, versions
 from experiments.metrics import TITLES
 from experiments.molpcba.config import Config, kind_of, to_dict
 from experiments.molpcba.folder import RunFolder
@@ -44,12 +44,11 @@ def run_table(results: Results, folder: RunFolder) -> str:
     """The end of a run on the terminal."""
     data = results["data"]
     sizes = " / ".join(f"{data['molecules'][part]:,}" for part in ("train", "valid", "test"))
-    minutes, seconds = divmod(round(results["seconds"]), 60)
     return f"""
 run      {folder.path}
 data     {data["name"]}, split {data["split"]}: {sizes}
 model    {kind_of(results["config"])}, {results["parameters"]:,} parameters
-time     {minutes} min {seconds} s for {results["epochs"]} epochs
+time     {duration(results["seconds"])} for {results["epochs"]} epochs
 {TITLES[results["metric"]]:8s} valid {results["valid"]:.4f}   test {results["test"]:.4f}   \
 (best-valid epoch {results["best_epoch"]}; chance {results["chance"]:.4f})
 
