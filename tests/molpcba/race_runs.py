@@ -1,8 +1,8 @@
 """Start the command several times at once in one run folder; not a test by itself.
 
-Run as `python race_runs.py CSV BASE ROUNDS PROCESSES`: forks the processes of a round, so that torch
-is imported once, and lets them go together. They differ in `--lr` alone, so that a mixture of two
-runs shows. In turn a round starts runs, or resumes one that was killed after two epochs. Prints
+Run as `python race_runs.py CSV BASE ROUNDS PROCESSES`: forks the processes of a round, so that
+torch is imported once, and lets them go together. They differ in `--lr` alone, so that a mixture of
+two runs shows. In turn a round starts runs, or resumes one that was killed after two epochs. Prints
 JSON: for each round the exit codes, and what is wrong with the folder.
 """
 
@@ -92,7 +92,9 @@ def race(base: Path, csv: str, processes: int, resume: bool, generator: random.R
     refusals = text.count("another process is at work in") + text.count("already has a run")
     if refusals != codes.count(2):
         wrong.append("a refusal of another kind")
-    return {"codes": codes, "wrong": wrong + (settled(base / "runs/run", winners[0]) if winners else [])}
+    if winners:
+        wrong += settled(base / "runs" / "run", winners[0])
+    return {"codes": codes, "wrong": wrong}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.common import UserError
+from experiments.common import UserError, owned
 from experiments.engine import Grid, run_study
 from experiments.molpcba.config import parse
 from experiments.records import Records
@@ -120,6 +121,31 @@ def test_a_value_is_chosen_for_each_row(call, folder, tmp_path):
     assert records.best_values(is_lower_better=False)["mean"] == 0.02
     assert records.runs["config"].str.contains('"lr": 0.02').all()
     assert "lr is each row's best of 0.0001, 0.02" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_a_study_says_how_much_there_is_to_do(call, tmp_path, capsys):
+    said = r"2 runs of about .*\bs, about .* in all \(--jobs 1\); records in .*/out$"
+    assert call("--rows", "mean") == 0
+    assert re.match(said, capsys.readouterr().out.splitlines()[0])
+    table = tmp_path / "out" / "table.md"
+    table.write_text("mine")
+    assert call("--rows", "mean") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        f"all 2 runs are recorded in {tmp_path / 'out'}: python -m experiments.rep"
+    )
+    assert table.read_text() == "mine"
+    assert call("--rows", "mean", "ea-1") == 0
+    assert "2 runs (2 more are recorded) of about" in capsys.readouterr().out
+
+
+def test_a_study_has_its_folder_to_itself(call, tmp_path, capsys):
+    with owned(tmp_path / "out", "--out"):
+        assert "another process is at work" in refused(call, capsys, "--rows", "mean")
+    with owned(tmp_path / "out" / "runs" / "mean-seed0", "--name"):
+        assert call("--rows", "mean") == 1
+    assert "failed: mean-seed0: another process is at work" in capsys.readouterr().err
+    assert call("--rows", "mean") == 0
 
 
 def test_a_failed_run_is_named_and_made_next_time(call, tmp_path, monkeypatch, capsys):
