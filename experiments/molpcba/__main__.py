@@ -32,22 +32,23 @@ def main(argv: Sequence[str]) -> None:
     """Trains one network, or one for each of ``--seeds``."""
     config = parse(argv)
     if config.seeds > 1:
-        run_seeds(config)
+        run_seeds(config, argv)
     else:
         run(find_run(argv) if config.resume else config)
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, seeds: Sequence[str] = ()) -> dict[str, Any]:
     """Trains, or resumes, as configured; returns the content of ``results.json``.
 
-    :class:`RunFolder` lists the files. Ctrl-C and SIGTERM raise ``Interrupted``.
+    :class:`RunFolder` lists the files. Ctrl-C and SIGTERM raise ``Interrupted``, which names the
+    command to continue with. ``seeds`` are its flags where the run is one of several.
     """
     with explained():
         data = load(config)
         baseline = chance(data)
     config = resolve(config, data.name)
     folder, checkpoint = RunFolder.of(config), None
-    with explained(f"continue with: {folder.command()}"):
+    with explained(f"continue with: {folder.command(*seeds)}"):
         history = History(folder, data.metric)
         trainer = build_trainer(config, history)
         is_first = trainer.is_global_zero
@@ -72,18 +73,23 @@ def run(config: Config) -> dict[str, Any]:
     return results
 
 
-def run_seeds(config: Config) -> None:
+def run_seeds(config: Config, argv: Sequence[str]) -> None:
     """Runs ``config.seeds`` seeds from ``config.seed`` upwards and prints mean and deviation.
 
     Each has its own run folder, ``NAME-seedK`` with ``--name NAME``. With ``--resume`` finished
-    runs are taken as they are, and the others are continued or started.
+    runs are taken as they are, and the others are continued or started, with the settings of the
+    first one.
     """
     if config.devices * config.nodes > 1:
         raise UserError(
             "--seeds runs one after another on one device: with --devices, start each with --seed"
         )
     if config.resume and config.name is None:
-        raise UserError("--seeds with --resume needs the --name of the runs")
+        raise UserError("--seeds with --resume needs the --name of the runs, without -seedK")
+    if config.resume:
+        first = find_run([*argv, "--name", f"{config.name}-seed{config.seed}"])
+        config = replace(first, name=config.name)
+    seeds = ["--seed", str(config.seed), "--seeds", str(config.seeds)]
     outcomes = []
     for seed in range(config.seed, config.seed + config.seeds):
         name = None if config.name is None else f"{config.name}-seed{seed}"
@@ -93,7 +99,8 @@ def run_seeds(config: Config) -> None:
         if config.resume and folder.results.exists():
             outcomes.append(folder.read_results())
         else:
-            outcomes.append(run(replace(one, resume=config.resume and folder.config.exists())))
+            one = replace(one, resume=config.resume and folder.config.exists())
+            outcomes.append(run(one, seeds))
     title = TITLES[outcomes[0]["metric"]]
     test, valid = (
         mean_and_deviation([own[part] for own in outcomes]) for part in ("test", "valid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -62,9 +63,10 @@ class RunFolder:
         return to_dict(recorded(content, self.config))
 
     def command(self, *flags: str) -> str:
-        """The command that continues the run."""
+        """The command that continues the run, or with ``--seeds`` the runs of all seeds."""
         place = [] if self.path.parent == Path("runs") else ["--runs-dir", str(self.path.parent)]
-        words = ["--resume", "--name", self.path.name, *place, *flags]
+        name = re.sub(r"-seed\d+$", "", self.path.name) if "--seeds" in flags else self.path.name
+        words = ["--resume", "--name", name, *place, *flags]
         return "python -m experiments.molpcba " + shlex.join(words)
 
     @contextmanager

@@ -14,6 +14,7 @@ from experiments import common
 from experiments.molpcba import __main__ as program
 from experiments.molpcba.__main__ import main
 from experiments.molpcba.folder import RunFolder
+from experiments.molpcba.training import MoleculeTraining
 from tests.molpcba.test_run import fails, interrupt_at
 
 
@@ -52,6 +53,25 @@ def test_an_interrupted_run_says_how_to_go_on(command, runs, monkeypatch, capsys
     assert words[:3] == ["python", "-m", "experiments.molpcba"]
     assert main(words[3:]) == 0
     assert epochs(runs, "my run") == [0, 1, 2, 3]
+
+
+def test_interrupted_seeds_go_on_with_all_of_them(command, runs, monkeypatch, capsys):
+    original = MoleculeTraining.training_step
+
+    def training_step(self, batch, index):
+        if self.config.seed == 1:
+            raise KeyboardInterrupt
+        return original(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MoleculeTraining, "training_step", training_step)
+        assert command("--seeds", "3", "--epochs", "2") == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert main(shlex.split(line.partition("experiments.molpcba")[2])) == 0
+    assert {path.parent.name for path in runs.glob("*/results.json")} == {
+        "run-seed0", "run-seed1", "run-seed2",
+    }  # fmt: skip
+    assert epochs(runs, "run-seed2") == [0, 1]
 
 
 def test_resume_without_flags_goes_on_with_the_last_run(command, resume, runs, monkeypatch, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ rows:
   ea-1: {steps: 1}
   mean-head: {readout: mean, match: ea-1}
 """
+SHIPPED = molpcba.FOLDER
 RUNS = [(row, seed) for row in ("mean", "ea-1", "mean-head") for seed in (0, 1)]
 
 
@@ -257,6 +259,17 @@ def test_a_dead_worker_is_one_line(tmp_path):
     )
     with pytest.raises(UserError, match="a process that made a run died"):
         run_study(grid, ["a"], [0, 1], tmp_path / "out", jobs=2)
+
+
+def test_the_study_on_the_trainers_page_is_one(folder):
+    page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
+    (text,) = re.findall(r"```yaml\n(shared:.*?)```", page, re.S)
+    (folder / "own.yaml").write_text(text)
+    shutil.copytree(SHIPPED / "shared", folder / "shared")
+    configs = molpcba.Study.read("own").configurations(["--data", "embedded"], "embedded-nci", 2)
+    assert configs["mine"].readout == "mypackage.module:Moments"
+    assert configs["mean-head"].head_width == configs["ea-head"].head_width > 0
+    assert (configs["ea"].epochs, configs["ea"].width) == (8, 64)
 
 
 @pytest.mark.parametrize("name", molpcba.names())
