@@ -75,5 +75,5 @@ def test_ea_inside_is_found(module) -> None:
 def test_sizes_are_checked() -> None:
     with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
         SumEAAggregation(0)
-    assert SumEAAggregation(64).ea.hidden_channels == 16
-    assert SumEAAggregation(2).ea.hidden_channels == 8
+    assert SumEAAggregation(64).ea.potential.hidden_channels == 16
+    assert SumEAAggregation(2).ea.potential.hidden_channels == 8

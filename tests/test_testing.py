@@ -18,7 +18,8 @@ from pyg_ea.potentials import (
     QuantilePotential,
     SumPotential,
 )
-from pyg_ea.testing import AGGREGATION_CHECKS, check_aggregation, check_potential
+from pyg_ea.testing import check_aggregation, check_potential
+from pyg_ea.testing.modules import AGGREGATION_CHECKS
 from tests.problems import GaussianLikelihood, PrintedAttentionPotential
 
 D = 4
