@@ -143,7 +143,7 @@ def is_missing(run: Run, records: Records, chosen: Collection[str]) -> bool:
 def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, jobs: int) -> str:
     """How many runs, of about how long: from one run of each row."""
     kinds = {(run.row, run.tries): run for run in missing}
-    seconds = {kind: grid.seconds(run) for kind, run in kinds.items()}
+    seconds = {kind: _estimated(grid, run) for kind, run in kinds.items()}
     times = [seconds[run.row, run.tries] for run in missing]
     each = " to ".join(dict.fromkeys([duration(min(times)), duration(max(times))]))
     done = f" ({total - len(missing)} more are recorded)" if total > len(missing) else ""
@@ -151,6 +151,13 @@ def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, job
         f"{len(missing)} runs{done} of about {each}, about {duration(sum(times) / jobs)} in all "
         f"(--jobs {jobs}); records in {out}"
     )
+
+
+def _estimated(grid: Grid, run: Run) -> float:
+    try:
+        return grid.seconds(run)
+    except UserError:  # the run itself will say so, and the others go on
+        return 0.0
 
 
 def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[str]:
