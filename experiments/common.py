@@ -56,7 +56,9 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
             print(f"error: {error}", file=sys.stderr)
             return 2
         except OSError as error:
-            print(f"error: {error}: free the disk, or choose another folder", file=sys.stderr)
+            is_output = isinstance(error, BrokenPipeError)
+            way_out = "" if is_output else ": free the disk, or choose another folder"
+            print(f"error: {error}{way_out}", file=sys.stderr)
             return 2
         except (KeyboardInterrupt, Interrupted) as error:
             stop = error if isinstance(error, Interrupted) else Interrupted()
