@@ -148,9 +148,10 @@ def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, job
     times = [seconds[run.row, run.tries] for run in missing]
     each = " to ".join(dict.fromkeys(duration(max(1, own)) for own in (min(times), max(times))))
     done = f" ({total - len(missing)} more are recorded)" if total > len(missing) else ""
+    total_time = duration(max(1, sum(times) / jobs))
     return (
-        f"{len(missing)} runs{done} of about {each}, about {duration(max(1, sum(times) / jobs))} in all "
-        f"(--jobs {jobs}); records in {out}"
+        f"{len(missing)} runs{done} of about {each}, about {total_time} in all (--jobs {jobs}); "
+        f"records in {out}"
     )
 
 
