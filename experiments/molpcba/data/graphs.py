@@ -120,6 +120,21 @@ def _pointer(counts: Tensor) -> Tensor:
     return F.pad(counts.long().cumsum(0), (1, 0))
 
 
+def standardise(y: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    """Real values `y [G, tasks]` as float32, and their units `[2, tasks]` as float64.
+
+    A value is `stored * units[1] + units[0]`: centred and scaled in float64, it keeps its precision
+    relative to the spread of the labels, whatever their offset. The median and the largest
+    deviation, unlike a mean and a variance, can be computed of all finite values.
+    """
+    known = ~np.isnan(y).all(axis=0)
+    offset, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])
+    offset[known] = np.nanmedian(y[:, known], axis=0)
+    scale[known] = np.nanmax(np.abs(y[:, known] - offset[known]), axis=0)
+    scale[scale == 0] = 1.0
+    return ((y - offset) / scale).astype(np.float32), torch.from_numpy(np.stack([offset, scale]))
+
+
 @dataclass
 class GraphLoader:
     """Iterates over the graphs `indices` (on the CPU) in batches; each is a PyG `Batch`.
@@ -186,15 +201,23 @@ class MoleculeData:
     task_names: list[str]
     metric: str  # "ap" or "rocauc" for classification, "rmse" for regression
     graphs_sha256: str  # hash of the packed graphs and labels
+    units: Tensor | None = None  # real values: see `standardise`
 
     def labels(self, part: str) -> Tensor:
-        """Labels of a part, `[B, tasks]`, NaN where unknown."""
+        """Labels of a part as they are stored, `[B, tasks]`, NaN where unknown."""
         return self.graphs.labels(self.splits[part])
+
+    @property
+    def scale(self) -> Tensor | float:
+        """The unit of the stored labels of each task."""
+        return 1.0 if self.units is None else self.units[1]
 
     @property
     def fingerprint(self) -> str:
         """Hash of graphs, labels, task names, metric and split: equal only for the same task."""
         digest = hashlib.sha256(f"{self.graphs_sha256} {self.metric} {self.task_names}".encode())
+        if self.units is not None:
+            digest.update(self.units.numpy().tobytes())
         for name in sorted(self.splits):
             digest.update(name.encode() + self.splits[name].numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -21,8 +21,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.common import UserError
-from experiments.molpcba.data.graphs import MISSING, PackedGraphs
-from experiments.molpcba.data.splits import PARTS, read_split, reading
+from experiments.molpcba.data.graphs import MISSING, PackedGraphs, standardise
+from experiments.molpcba.data.splits import PARTS, read_split
+from experiments.molpcba.data.text import reading
 
 RAW = ("num-node-list", "num-edge-list", "node-feat", "edge", "edge-feat", "graph-label")
 NEEDED = (
@@ -60,7 +61,7 @@ def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
     """Graphs, tasks, metric and split."""
     facts, tables = molecule_sets()[name], {}
     for raw in RAW:
-        kind = "f4" if raw == "graph-label" else "i4"
+        kind = "f8" if raw == "graph-label" else "i4"
         with reading(folder / "raw" / f"{raw}.csv.gz") as file:
             tables[raw] = pd.read_csv(file, header=None).to_numpy(dtype=kind, copy=True)
     nodes, bonds = tables["num-node-list"][:, 0], tables["num-edge-list"][:, 0]
@@ -77,13 +78,17 @@ def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
             f"the files in {folder} do not belong together (lengths, atom numbers or the split "
             "disagree); get the data set again"
         )
-    if facts["task type"] != "regression":
+    units = None
+    if facts["task type"] == "regression":
+        y, units = standardise(y)
+    else:
         y = np.where(np.isnan(y), MISSING, y).astype(np.int8)
     graphs = PackedGraphs.pack(
         tables["node-feat"], both_ways(edge), attr.repeat(2, axis=0), y, nodes, 2 * bonds
     )
     return {
         "tensors": vars(graphs),
+        "units": units,
         "task_names": [f"task {i}" for i in range(y.shape[1])],
         "metric": facts["eval metric"],
         "splits": splits,
