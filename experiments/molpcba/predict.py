@@ -83,11 +83,8 @@ def read_smiles(table: Columns) -> pd.DataFrame:
         if len(cells) == len(table.names) or table.smiles == 0:
             smiles = cells[table.smiles].strip()
             names = cells[: table.smiles] + cells[table.smiles + 1 :]
-        reason = ""
-        if not any(map(str.strip, cells)):
-            reason = "empty line"
-        elif len(cells) != len(table.names) and table.smiles:
-            reason = f"{len(cells)} columns instead of {len(table.names)}"
+        is_short = names is cells and any(map(str.strip, cells))
+        reason = f"{len(cells)} columns instead of {len(table.names)}" if is_short else ""
         rows.append((line, glue.join(names).strip(" "), smiles, reason))
     return pd.DataFrame(rows, columns=["line", "name", "smiles", "reason"])
 
@@ -114,8 +111,8 @@ def predict_file(given: argparse.Namespace) -> str:
     inputs = [source, given.checkpoint, RunFolder(given.checkpoint).best]
     check_out(out, inputs, given.overwrite)
     network, identity = load_network(given.checkpoint)
-    if is_smiles(str(source)) and not source.exists():
-        raise UserError(f"{source} is a SMILES, not a file: write it to a file, or give it to '-'")
+    if is_smiles(str(source)) and not os.path.exists(source):
+        raise UserError(f"{source} is no file: write SMILES to a file, or to standard input for -")
     columns = read_columns(source, given.smiles_column, [FIRST_SPACE, SPACE])
     print(f"{source}: {columns.about}", file=sys.stderr)
     table = read_smiles(columns)
@@ -137,29 +134,26 @@ def predict_file(given: argparse.Namespace) -> str:
         write_text(out, table.to_csv(index=False), given.overwrite)
     except FileExistsError:
         raise UserError(f"--out {out} was made meanwhile: choose another file") from None
-    what = "values" if network.real else "probabilities"
-    return f"{len(molecules):,} molecules of {len(table):,} lines: {what} of {len(tasks)} tasks in {out}"
+    what = f"{'values' if network.real else 'probabilities'} of {len(tasks)} tasks"
+    return f"{len(molecules):,} molecules of {len(table):,} lines: {what} in {out}"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line's parser."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.molpcba.predict",
-        description="Predict for the molecules of a file: the probability of label 1 for each task, "
-        "or in a regression its value. The output is a CSV table with a row for each line of the "
-        "input: line, name, smiles, a column for each task, and the reason where there is no "
+        description="Predict for the molecules of a file: the probability of label 1 for each "
+        "task, or in a regression its value. The output is a CSV table with a row for each line of "
+        "the input: line, name, smiles, a column for each task, and the reason where there is no "
         "prediction.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="a run's folder, or a checkpoint")
-    add(
-        "--smiles", type=Path, required=True, help="SMILES and names, or a table; -: standard input"
-    )
-    add("--smiles-column", help="name, or number from 1, of the column with SMILES")
-    add("--out", type=Path, default=Path("predictions.csv"), help="table to write")
-    add("--overwrite", action="store_true", help="replace the file of --out")
-    add("--batch-size", type=PositiveInt, default=256, help="most molecules of a batch")
+    default, add = "(default: %(default)s)", parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="folder of a run, or a checkpoint")
+    add("--smiles", type=Path, required=True, help="SMILES and names, or a table; - reads stdin")
+    add("--smiles-column", help="column with SMILES, by name or number from 1 (default: detected)")
+    add("--out", type=Path, default=Path("predictions.csv"), help=f"table to write {default}")
+    add("--overwrite", action="store_true", help="replace the file of --out if it exists")
+    add("--batch-size", type=PositiveInt, default=256, help=f"molecules of a batch {default}")
     return parser
 
 

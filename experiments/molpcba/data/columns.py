@@ -71,7 +71,7 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
     """
     lines = read_lines(path)
     if not any(line.strip() for line in lines):
-        raise UserError(f"{path} is empty: expected a molecule in each line")
+        raise UserError(f"{path} is empty and has no molecule: expected one in each line")
     declared = re.fullmatch(r'"?sep=(.)"?', lines[0], re.IGNORECASE)
     first = 2 if declared else 1
     body = lines[first - 1 :]

@@ -31,7 +31,7 @@ class PackedGraphs:
     x: Tensor  # atom features, [N, 9], uint8
     edge_index: Tensor  # atoms of each directed bond, numbered from 0 within its graph, [2, E]
     edge_attr: Tensor  # bond features, [E, 3], uint8
-    y: Tensor  # labels, [G, tasks]: int8 with 0, 1 or MISSING, or float32 with NaN
+    y: Tensor  # labels, [G, tasks]: as `stored_labels` makes them
     node_ptr: Tensor  # graph g owns atoms node_ptr[g] to node_ptr[g + 1], [G + 1], int64
     edge_ptr: Tensor  # the same for bonds
 
@@ -120,15 +120,17 @@ def _pointer(counts: Tensor) -> Tensor:
     return F.pad(counts.long().cumsum(0), (1, 0))
 
 
-def standardise(y: np.ndarray) -> tuple[np.ndarray, Tensor]:
-    """Real values `y [G, tasks]` as float32, and their units `[2, tasks]` as float64.
+def stored_labels(y: np.ndarray, is_real: bool) -> tuple[np.ndarray, Tensor | None]:
+    """Labels `y [G, tasks]` (float64, NaN: unknown) as `PackedGraphs.y` has them, and their units.
 
-    A value is `stored * units[1] + units[0]`: centred and scaled in float64, it keeps its precision
-    relative to the spread of the labels, whatever their offset. The median and the largest
-    deviation, unlike a mean and a variance, can be computed of all finite values.
+    Real values become `(y - offset) / scale` with the median and the largest deviation of a task.
+    Computed in float64, they keep their precision relative to the spread of the labels, however
+    large the offset. Units are `offset` and `scale`, `[2, tasks]`; None for 0 and 1.
     """
-    known = ~np.isnan(y).all(axis=0)
+    if not is_real:
+        return np.where(np.isnan(y), MISSING, y).astype(np.int8), None
     offset, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])
+    known = ~np.isnan(y).all(axis=0)
     offset[known] = np.nanmedian(y[:, known], axis=0)
     scale[known] = np.nanmax(np.abs(y[:, known] - offset[known]), axis=0)
     scale[scale == 0] = 1.0
@@ -201,7 +203,7 @@ class MoleculeData:
     task_names: list[str]
     metric: str  # "ap" or "rocauc" for classification, "rmse" for regression
     graphs_sha256: str  # hash of the packed graphs and labels
-    units: Tensor | None = None  # real values: see `standardise`
+    units: Tensor | None = None  # of real values: see `stored_labels`
 
     def labels(self, part: str) -> Tensor:
         """Labels of a part as they are stored, `[B, tasks]`, NaN where unknown."""

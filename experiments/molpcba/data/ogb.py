@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.common import UserError
-from experiments.molpcba.data.graphs import MISSING, PackedGraphs, standardise
+from experiments.molpcba.data.graphs import PackedGraphs, stored_labels
 from experiments.molpcba.data.splits import PARTS, read_split
 from experiments.molpcba.data.text import reading
 
@@ -54,7 +54,9 @@ def find_ogb(name: str, root: Path) -> tuple[Path, str]:
 def _check_complete(folder: Path) -> None:
     missing = [file for file in NEEDED if not (folder / file).is_file()]
     if missing:
-        raise UserError(f"{folder} is incomplete: it lacks {missing[0]}; remove it to download it")
+        raise UserError(
+            f"{folder} is incomplete: it lacks {missing[0]}; rename it to download the set"
+        )
 
 
 def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
@@ -78,11 +80,7 @@ def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
             f"the files in {folder} do not belong together (lengths, atom numbers or the split "
             "disagree); get the data set again"
         )
-    units = None
-    if facts["task type"] == "regression":
-        y, units = standardise(y)
-    else:
-        y = np.where(np.isnan(y), MISSING, y).astype(np.int8)
+    y, units = stored_labels(y, facts["task type"] == "regression")
     graphs = PackedGraphs.pack(
         tables["node-feat"], both_ways(edge), attr.repeat(2, axis=0), y, nodes, 2 * bonds
     )

@@ -62,8 +62,8 @@ def find_source(config: Config) -> Source:
         path = Path(config.csv)
         name = config.data_name or Path(path.name.removesuffix(".gz")).stem
         options = [config.smiles_column, config.tasks, config.ignore, config.task_type]
-        key = _hash(path), options, config.label_format
-        return Source(name, path.name, key, partial(prepare_table, path, config))
+        content = _hash(path), options, config.label_format
+        return Source(name, path.name, content, partial(prepare_table, path, config))
     sets, because = molecule_sets(), "as asked"
     if data not in ("auto", "ogb", "embedded", *sets):
         choices = ", ".join(["auto", "ogb", "embedded", *sets])

@@ -12,7 +12,7 @@ import torch
 from experiments.common import UserError
 from experiments.molpcba.config import Config
 from experiments.molpcba.data.columns import SPACE, Columns, read_columns, some
-from experiments.molpcba.data.graphs import MISSING, standardise
+from experiments.molpcba.data.graphs import stored_labels
 from experiments.molpcba.data.labels import read_labels
 from experiments.molpcba.data.molecules import groups, pack, read_molecules
 
@@ -45,9 +45,7 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
     notes += _contradictions(y, lines, grouped["canonical"].numpy())
     kind = "regression" if labels.is_real else "classification"
     notes.append(f"{len(labels.tasks)} tasks ({kind}): {some(labels.tasks)}")
-    stored, units = standardise(y)
-    if not labels.is_real:
-        stored, units = np.where(np.isnan(y), MISSING, y).astype(np.int8), None
+    stored, units = stored_labels(y, labels.is_real)
     return {
         "tensors": vars(pack(molecules, stored)),
         "units": units,
