@@ -69,23 +69,24 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
     Raises:
         UserError: when the file cannot be read, or no column or several could be the SMILES.
     """
-    lines = read_lines(path)
-    if not any(line.strip() for line in lines):
-        raise UserError(f"{path} is empty and has no molecule: expected one in each line")
-    declared = re.fullmatch(r'"?sep=(.)"?', lines[0], re.IGNORECASE)
+    body = read_lines(path)
+    declared = re.fullmatch(r'"?sep=(.)"?', body[0], re.IGNORECASE) if body else None
     first = 2 if declared else 1
-    body = lines[first - 1 :]
-    head_line = next(line for line in body if line.strip())
+    body = body[first - 1 :]
+    head_line = next(filter(str.strip, body), "")
+    if not head_line:
+        raise UserError(f"{path} is empty and has no molecule: expected one in each line")
     separators = [declared[1]] if declared else [s for s in SEPARATORS if s in head_line]
-    best, score = None, (False, -1.0)
+    best, score = None, (-1.0, 0.0)
     for separator in separators if declared else [*separators, *spaces]:
         rows, fault = _cut(body, separator, first)
         full = [row for _, row in rows if any(map(str.strip, row))]
         rates = _smiles_rates(full)
-        own = max(rates) >= 0.5, 1.0 if separator == FIRST_SPACE else _evenness(full)
+        even = 1.0 if separator == FIRST_SPACE else _evenness(full) * len(rows) / len(body)
+        own = max(rates), even
         if own > score:
             best, score = (separator, rows, full, rates, fault), own
-        if score == (True, 1.0):
+        if score == (1.0, 1.0):
             break
     assert best is not None
     separator, rows, full, rates, fault = best
@@ -132,12 +133,11 @@ def _evenness(rows: list[list[str]]) -> float:
 
 
 def _smiles_rates(rows: list[list[str]]) -> list[float]:
-    """For each column, the share of its cells, those of the first row apart, that are SMILES."""
-    body = rows[1:] or rows
-    sample = body[:: max(1, len(body) // SAMPLE)]
+    """For each column, the share of its cells that are SMILES."""
+    sample = rows[:: max(1, len(rows) // SAMPLE)]
     rates = []
     for column in range(len(rows[0])):
-        cells = [row[column].strip() for row in sample if len(row) > column]
+        cells = [row[column].strip(" \t") for row in sample if len(row) > column]
         cells = [cell for cell in cells if cell]
         rates.append(sum(map(is_smiles, cells)) / len(cells) if cells else 0.0)
     return rates
@@ -147,10 +147,12 @@ def _find_smiles(
     path: Path, head: list[str], rates: list[float], wanted: str | None
 ) -> tuple[int, bool]:
     """Position of the SMILES column, and whether the first row, `head`, is a header."""
-    named = [i for i, name in enumerate(head) if "smile" in name.lower() and not is_smiles(name)]
+    likely = [i for i, rate in enumerate(rates) if rate >= 0.5]
+    named = [i for i, name in enumerate(head) if "smile" in name.lower()]
+    if any(is_smiles(head[i]) for i in likely):
+        named = []  # a molecule with a name
     named = [i for i in named if rates[i] > 0] or (named if max(rates) == 0 else [])
     exact = [i for i in named if head[i].lower() == "smiles"]
-    likely = [i for i, rate in enumerate(rates) if rate >= 0.5]
     if wanted is not None and wanted in head:
         return head.index(wanted), True
     if wanted is not None:

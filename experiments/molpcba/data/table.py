@@ -32,6 +32,7 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
     labels = read_labels(path, table, config, notes)
     smiles = [row[table.smiles].strip() for _, row in table.rows]
     lines = np.array([line for line, _ in table.rows])
+    del table  # its cells take more memory than the molecules
     found, rejected = read_molecules(smiles)
     reasons = [f"line {lines[row]}: {smiles[row][:60]!r}: {why}" for row, why in rejected.items()]
     if not found:
