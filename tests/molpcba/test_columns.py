@@ -64,7 +64,10 @@ def test_each_line_is_a_row_whatever_names_contain(read, gap):
         ("CCO\tsmiles of x\nCCC\ty\n", [("CCO", "smiles of x"), ("CCC", "y")]),
         ("id;x;structure\n1;2;CCO\n2;3;CCC\n", [("CCO", "1;2"), ("CCC", "2;3")]),
         ("sep=;\nname;smiles\na;CCO\nb;CCC\n", [("CCO", "a"), ("CCC", "b")]),
-        ("C1CC broken\nCCO fine\nCCC fine\n", [("C1CC", "broken"), ("CCO", "fine"), ("CCC", "fine")]),
+        (
+            "C1CC broken\nCCO fine\nCCC fine\n",
+            [("C1CC", "broken"), ("CCO", "fine"), ("CCC", "fine")],
+        ),
         ("CCO\n\nCCC\n", [("CCO", ""), ("", ""), ("CCC", "")]),
         ("  CCO  \t ethyl  alcohol \nCCC\n", [("CCO", "ethyl  alcohol"), ("CCC", "")]),
     ],

@@ -19,6 +19,7 @@ from experiments.molpcba.predict import main as predict
 from tests.molpcba.conftest import tiny_rows
 
 ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "experiments.molpcba.predict"]
 SHORT = "--width 8 --layers 1 --steps 1 --epochs 1 --batch-size 32 --readout mean --name run"
 
 
@@ -196,8 +197,7 @@ def test_files_and_streams_are_utf_8_whatever_the_locale(run, tmp_path):
     """Names, file names and standard input in Greek, under the locale C."""
     out = tmp_path / "αβγ.csv"
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.molpcba.predict", "--checkpoint", str(run)]
-        + ["--smiles", "-", "--out", str(out)],
+        [*COMMAND, "--checkpoint", str(run), "--smiles", "-", "--out", str(out)],
         input="CCO\tαιθανόλη\n\u2028\nCCC\t\n".encode(), capture_output=True, cwd=ROOT,
         env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     )  # fmt: skip
@@ -206,3 +206,54 @@ def test_files_and_streams_are_utf_8_whatever_the_locale(run, tmp_path):
     assert rows["name"].tolist() == ["αιθανόλη", "", ""]
     assert "αβγ.csv" in done.stdout.decode()
     assert "-: 3 rows" in done.stderr.decode()
+
+
+RACE = """
+import os, sys
+from pathlib import Path
+from experiments.molpcba.config import Config
+from experiments.molpcba.data import load, prepared
+from experiments.molpcba.predict import main
+run, folder = sys.argv[1], Path(sys.argv[2])
+(folder / "in.smi").write_text("CCO\\nCCC\\n")
+
+def prepare(root, number):
+    def once(*given):
+        (root / f"prepared by {number}").touch()
+        return original(*given)
+    original, prepared.prepare_table = prepared.prepare_table, once
+    load(Config(csv=str(Path(run).parent / "table.csv"), root=str(root)))
+    return 0
+
+def predict(root, number):
+    return main(["--checkpoint", run, "--smiles", str(folder / "in.smi"), "--out", f"{root}/o.csv"])
+
+for job in (prepare, predict):
+    for attempt in range(6):
+        root = folder / f"{job.__name__} {attempt}"
+        root.mkdir()
+        children = []
+        for number in range(2 + attempt % 3):
+            if not (child := os.fork()):
+                os._exit(job(root, number))
+            children.append(child)
+        codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+        print(job.__name__, *codes)
+"""
+
+
+def test_any_number_of_processes_at_once(run, tmp_path):
+    """One prepares the data and the others use it; one writes its predictions, no other does."""
+    done = subprocess.run(
+        [sys.executable, "-c", RACE, str(run), str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("prep", "predict "))]
+    for attempt in range(6):
+        others = 1 + attempt % 3
+        assert lines[attempt] == "prepare" + " 0" * (1 + others), done.stderr
+        assert lines[6 + attempt] == "predict 0" + " 2" * others, done.stderr
+        root = tmp_path / f"prepare {attempt}"
+        assert len(list(root.glob("prepared by*"))) == len(list(root.glob("*.pt"))) == 1
+        assert len((tmp_path / f"predict {attempt}" / "o.csv").read_text().splitlines()) == 3
+    assert not list(tmp_path.glob("*/.*.tmp"))

@@ -131,7 +131,7 @@ def _reader(form: str | None) -> Callable[[str], float]:
             own = {word: float(value) if value.strip() else np.nan for word, _, value in pairs}
         except ValueError:
             own = {}
-        if not all(sign for _, sign, _ in pairs) or not own or WRONG in own.values():
+        if not all(word.strip() for word, _, _ in pairs) or not own or WRONG in own.values():
             raise UserError(
                 f"--label-format must be {', '.join(FORMATS)}, or words and their labels such as "
                 f"active=1,inactive=0,unclear=; got {form!r}"

@@ -99,7 +99,7 @@ def _prepared(source: Source, root: Path) -> dict[str, Any]:
     """
     key = common.sha256(f"{VERSION} {rdkit.__version__} {source.key}")
     path = root / f"{re.sub('[^A-Za-z0-9]', '_', source.name)[:40]}-{key[:12]}.pt"
-    if (content := _read(path, key)) is not None:
+    if (content := _read(path, key, quiet=True)) is not None:
         return content
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def _prepared(source: Source, root: Path) -> dict[str, Any]:
     return common.load(path)  # mapped into memory
 
 
-def _read(path: Path, key: str) -> dict[str, Any] | None:
+def _read(path: Path, key: str, quiet: bool = False) -> dict[str, Any] | None:
     """What the file holds; None where it is missing, damaged, or not what was prepared."""
     if not path.exists():
         return None
@@ -128,7 +128,8 @@ def _read(path: Path, key: str) -> dict[str, Any] | None:
             raise UserError(f"{path} is not what was prepared")
         return content
     except UserError as error:
-        print(f"{error}; preparing it again", file=sys.stderr)
+        if not quiet:
+            print(f"{error}; preparing it again", file=sys.stderr)
         return None
 
 

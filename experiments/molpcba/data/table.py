@@ -38,7 +38,7 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
     if not found:
         raise UserError("; ".join([f"{path} has no SMILES that can be read", *reasons[:1]]))
     if rejected:
-        notes.append(f"{len(rejected):,} rows left out, their SMILES cannot be read:")
+        notes.append(f"{len(rejected):,} rows left out:")
         notes += reasons[:SHOWN]
         notes += [f"... and {len(rejected) - SHOWN:,} more"] if len(rejected) > SHOWN else []
     molecules, rows = list(found.values()), np.array(list(found))
