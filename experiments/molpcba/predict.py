@@ -19,7 +19,7 @@ from tqdm import tqdm
 from experiments.common import UserError, command, write_text
 from experiments.molpcba.config import recorded
 from experiments.molpcba.data import PackedGraphs
-from experiments.molpcba.data.columns import FIRST_SPACE, SPACE, SPACES, Columns, read_columns
+from experiments.molpcba.data.columns import FIRST_SPACE, SPACE, SPACES, Columns, read_columns, some
 from experiments.molpcba.data.molecules import is_smiles, pack, read_molecules
 from experiments.molpcba.fitting import explained
 from experiments.molpcba.folder import RunFolder, read_checkpoint
@@ -134,7 +134,7 @@ def predict_file(given: argparse.Namespace) -> str:
         write_text(out, table.to_csv(index=False), given.overwrite)
     except FileExistsError:
         raise UserError(f"--out {out} was made meanwhile: choose another file") from None
-    what = f"{'values' if network.real else 'probabilities'} of {len(tasks)} tasks"
+    what = f"{'values' if network.real else 'probabilities'} of {some(tasks, 3)}"
     return f"{len(molecules):,} molecules of {len(table):,} lines: {what} in {out}"
 
 

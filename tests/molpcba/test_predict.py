@@ -77,7 +77,7 @@ def test_one_row_for_each_line_with_its_name(predicted):
     assert rows["active"].tolist()[0] == rows["active"].tolist()[4] != ""
     assert rows["active"].tolist()[1:3] == ["", ""]
     assert rows["reason"].tolist() == ["", "not a SMILES", "no atoms", "", ""]
-    assert "3 molecules of 5 lines: probabilities of 1 tasks" in printed.out
+    assert "3 molecules of 5 lines: probabilities of 'active' in" in printed.out
     assert "in.smi: 5 rows, columns separated by tabs, no header; SMILES in column 1" in printed.err
 
 

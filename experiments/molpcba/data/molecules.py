@@ -93,7 +93,7 @@ def read_molecule(smiles: str, grouped: bool = True) -> Molecule | str:
         x = [atom_to_feature_vector(atom) for atom in mol.GetAtoms()]
         attr = [bond_to_feature_vector(bond) for bond in mol.GetBonds()]
     except ValueError as error:  # RDKit's complaint, or a bond that OGB's lists lack
-        return str(error)
+        return " ".join(str(error).split())
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
     canonical = scaffold = Chem.MolToSmiles(mol) if grouped else ""
     if grouped and len(x) <= MAX_SCAFFOLD:

@@ -125,11 +125,12 @@ def _read(path: Path, key: str, quiet: bool = False) -> dict[str, Any] | None:
     try:
         content = common.load(path)
         if content.pop("key", None) != key or content.pop("content", None) != _digest(content):
-            raise UserError(f"{path} is not what was prepared")
+            raise TypeError
         return content
-    except UserError as error:
+    except (UserError, TypeError, RuntimeError) as error:  # the latter: odd tensors
         if not quiet:
-            print(f"{error}; preparing it again", file=sys.stderr)
+            why = error if isinstance(error, UserError) else f"{path} is not what was prepared"
+            print(f"{why}; preparing it again", file=sys.stderr)
         return None
 
 
