@@ -96,7 +96,7 @@ def read_labels(path: Path, table: Columns, config: Config, notes: list[str]) ->
         if not NO_TASK.match(name) and (hint := _hint(cells.wrong)):
             hints.append(f"column {name!r} could be labels but has {hint}")
     if not columns:
-        why = "; ".join(hints) or f"it has {some(names)}; see --tasks"
+        why = "; ".join(hints) or f"it has {some(names) or 'only SMILES'}; see --tasks"
         raise UserError(f"{path} has no label column: {why}")
     if others:
         notes.append(
@@ -111,7 +111,7 @@ def read_labels(path: Path, table: Columns, config: Config, notes: list[str]) ->
         own = cells.values
         is_wrong = np.isinf(own) if is_real else ~(np.isnan(own) | (own == 0) | (own == 1))
         for row in np.flatnonzero(is_wrong[cells.codes])[:1]:
-            hint = _hint(cells.wrong)
+            hint = _hint(cells.wrong or [w for w in cells.words if read(w) == read(w)])
             raise UserError(
                 f"{path}, line {table.rows[row][0]}, column {name!r}: "
                 f"{cells.words[cells.codes[row]][:40]!r} is not a label; expected 0 and 1, or True "
@@ -139,7 +139,7 @@ def _reader(form: str | None) -> Callable[[str], float]:
         words = WORDS | {word.strip().lower(): value for word, value in own.items()}
 
     def read(cell: str) -> float:
-        text = cell.strip().lower()
+        text = cell.strip().lower().replace("\u2212", "-")
         if text in words:
             return words[text]
         if form in FORMATS and FORMATS[form][0].fullmatch(text):
@@ -153,6 +153,8 @@ def _hint(cells: Sequence[str]) -> str | None:
     """What cells that are no numbers have instead, and the flag that reads them."""
     texts = sorted({cell.strip().lower() for cell in cells})
     shown = some([text[:20] for text in texts], 3)
+    if not texts:
+        return None
     for form, (pattern, _, what) in FORMATS.items():
         if all(map(pattern.fullmatch, texts)):
             return f"{what} ({shown}): --label-format {form} reads them"
