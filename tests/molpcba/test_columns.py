@@ -55,6 +55,10 @@ def test_each_line_is_a_row_whatever_names_contain(read, gap):
         ("OCCO\tethane-1,2-diol\nCCN\tN,N-x\n", [("OCCO", "ethane-1,2-diol"), ("CCN", "N,N-x")]),
         ('CCO\tx\nCCC\t"iso"-y\n', [("CCO", "x"), ("CCC", '"iso"-y')]),
         ('CCO\t"x\nCCC\ty"\n', [("CCO", '"x'), ("CCC", 'y"')]),  # not a cell of two lines
+        (
+            '"x","y"\n"CCO","a, b"\n"CCC","c"d\n"CN","e"\n',  # one line without its quotes
+            [("CCO", "a, b"), ('"CCC"', '"c"d'), ("CN", "e")],
+        ),
         ("ID,Structure (SMILES)\nCN,CCO\nCO,CCC\n", [("CCO", "CN"), ("CCC", "CO")]),
         ("m1 CCO\nm2 CCC\n", [("CCO", "m1"), ("CCC", "m2")]),
         ("CCO\r\nCCC\r\n", [("CCO", ""), ("CCC", "")]),

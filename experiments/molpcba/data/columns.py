@@ -10,6 +10,7 @@ import csv
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,13 +105,18 @@ def some(names: Sequence[str], limit: int = 6) -> str:
 
 
 def _cut(lines: list[str], separator: str, first: int) -> tuple[Rows, str]:
-    """The rows, and what is wrong with the quotes: they are then characters as any other."""
+    """The rows, and what is wrong with the quotes: each line is then cut by itself."""
     cut = SPACES.get(separator, lambda line: line.split(separator))
-    plain: Rows = [(number, cut(line)) for number, line in enumerate(lines, first)]
     if separator in SPACES or not any('"' in line for line in lines):
-        return plain, ""
-    terminated = (f"{line}\n" for line in lines)
-    reader = csv.reader(terminated, delimiter=separator, strict=True, skipinitialspace=True)
+        return list(enumerate(map(cut, lines), first)), ""
+    read = partial(csv.reader, delimiter=separator, strict=True, skipinitialspace=True)
+    alone: Rows = []
+    for number, line in enumerate(lines, first):
+        try:
+            alone.append((number, next(read([line]), [""])))
+        except csv.Error:
+            alone.append((number, cut(line)))
+    reader = read(f"{line}\n" for line in lines)
     quoted: Rows = []
     start = first
     try:
@@ -118,11 +124,11 @@ def _cut(lines: list[str], separator: str, first: int) -> tuple[Rows, str]:
             quoted.append((start, row))
             start = first + reader.line_num
     except csv.Error as error:
-        return plain, f"line {start}: the quotes of a cell do not match ({error})"
-    if _evenness([row for _, row in plain if any(map(str.strip, row))]) == 1:
+        return alone, f"line {start}: the quotes of a cell do not match ({error})"
+    if _evenness([row for _, row in alone if any(map(str.strip, row))]) == 1:
         for (begin, _), (number, _) in zip(quoted, [*quoted[1:], (start, [])], strict=True):
             if number > begin + 1:
-                return plain, f"line {begin}: a quote opens a cell that ends in line {number - 1}"
+                return alone, f"line {begin}: a quote opens a cell that ends in line {number - 1}"
     return quoted, ""
 
 
