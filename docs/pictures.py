@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 from benchmarks.analysis import ratio, select
 from benchmarks.records import read
 from docs.tables import DATA, LABELS, MADE, RESULTS, SHORT, cost_of, model_ratio, runs_of
-from experiments.molpcba.evaluation import TITLES
+from experiments.metrics import TITLES
 
 SVG = {
     "svg.hashsalt": "pyg_ea",

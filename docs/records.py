@@ -16,8 +16,8 @@ from benchmarks.report import report as report_benchmark
 from docs.pictures import figures, svg
 from docs.tables import folders, pages
 from experiments.common import write_text
-from experiments.studies.records import Records
-from experiments.studies.report import markdown
+from experiments.records import Records
+from experiments.report import markdown
 
 TRAINER = {
     "loader": loader,

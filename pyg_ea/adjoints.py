@@ -1,11 +1,11 @@
-"""Adjoints: what the backward pass sees of the inner loop. The only place that decides it."""
+"""Adjoints: how the backward pass differentiates the inner loop."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyg_ea.checks import positive_integer
 from pyg_ea.energy import Energy
-from pyg_ea.fused import is_supported, solve
+from pyg_ea.fused import solve
 from pyg_ea.solver import NesterovSolver, Solution
 from pyg_ea.tensors import is_wrapped
 
@@ -26,36 +26,47 @@ class Adjoint(Protocol):
         """``steps`` solver steps from ``y [S, D]``. All adjoints return the same values."""
 
 
+class _StepAdjoint:
+    """Gradient of the steps: by a backend that supports the solve, else step by step."""
+
+    def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
+        """See :meth:`Adjoint.solve`."""
+        solution = solve(solver, energy, y, steps, **self._options())
+        return self._plain(solver, energy, y, steps) if solution is None else solution
+
+    def _options(self) -> dict[str, Any]:
+        """Further arguments of the fused solve."""
+        return {}
+
+    def _plain(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
+        """The solve in plain PyTorch, which autograd differentiates."""
+        return solver.run(energy.gradient, Solution.at_rest(y), steps)
+
+
 @dataclass(frozen=True)
-class Unrolled:
+class Unrolled(_StepAdjoint):
     """Exact gradient of the steps taken, through all of them (the paper's choice).
 
     Backward costs about two forward passes; memory grows with the number of steps.
     """
 
-    def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
-        """See :meth:`Adjoint.solve`."""
-        if is_supported(solver, energy, y):
-            return solve(solver, energy, y, steps)
-        return solver.run(energy.gradient, Solution.at_rest(y), steps)
-
 
 @dataclass(frozen=True)
-class Checkpointed:
+class Checkpointed(_StepAdjoint):
     """The gradient of :class:`Unrolled`, to rounding, in the memory of a few steps.
 
-    Only y and momentum of some steps are kept (``[S, D]``, small); backward computes activations
+    Only y and velocity of some steps are kept (``[S, D]``, small); backward computes activations
     again, which costs about one more forward pass (``docs/benchmarks.md``). Outside the fused solve
     this is ``torch.utils.checkpoint``, which reads the module's own parameters: not for use inside
     ``torch.func.functional_call``.
     """
 
-    def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
-        """See :meth:`Adjoint.solve`."""
-        if is_supported(solver, energy, y):
-            return solve(solver, energy, y, steps, recompute=True)
+    def _options(self) -> dict[str, Any]:
+        return {"recompute": True}
+
+    def _plain(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         if not torch.is_grad_enabled():
-            return Unrolled().solve(solver, energy, y, steps)
+            return super()._plain(solver, energy, y, steps)
         state = Solution.at_rest(y)
         for _ in range(steps):
             state = checkpoint(solver.run, energy.gradient, state, 1, use_reentrant=False)
@@ -63,13 +74,13 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
-class Truncated:
-    """Gradient of the last ``last`` steps only; what came before counts as a constant.
+class Truncated(_StepAdjoint):
+    """Gradient of the last ``last`` steps only; earlier steps count as constants.
 
-    Time and memory of backward are those of ``last`` steps. Biased: less so the closer to
-    convergence. Where the loop does not converge, training drove a learned potential further away
-    from it, and failed (``docs/records.md``). With ``last`` at least the number of steps it is
-    :class:`Unrolled`.
+    Time and memory of backward are those of ``last`` steps. The gradient is biased, less so the
+    closer the loop comes to convergence. Where it does not converge, training drove a learned
+    potential further away from convergence, and failed (``docs/records.md``). With ``last`` at
+    least the number of steps it is :class:`Unrolled`.
 
     Args:
         last: number of steps differentiated.
@@ -80,10 +91,10 @@ class Truncated:
     def __post_init__(self) -> None:
         positive_integer("last", self.last)
 
-    def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
-        """See :meth:`Adjoint.solve`."""
-        if is_supported(solver, energy, y):
-            return solve(solver, energy, y, steps, last=self.last)
+    def _options(self) -> dict[str, Any]:
+        return {"last": self.last}
+
+    def _plain(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         state = Solution.at_rest(y)
         head = max(steps - self.last, 0)
         may_stop = not torch.is_grad_enabled()  # otherwise the values are those of Unrolled
@@ -93,7 +104,7 @@ class Truncated:
 
 
 class ImplicitReport(dict[str, Tensor]):
-    """What the last backward pass of :class:`Implicit` met, segment by segment.
+    """Report on the last backward pass of :class:`Implicit`, segment by segment.
 
     ``residual``: relative residual of the linear solve. ``indefinite``: whether curvature that is
     not positive was met, so that the segment's solve stopped there. ``unconverged``: whether y
@@ -189,7 +200,7 @@ class Implicit:
 def _gradient(energy: Energy, y: Tensor) -> Tensor:
     """The energy's gradient at ``y [S, D]``: the first step of size 1 moves y by its negative."""
     unit = NesterovSolver(lr=1.0, momentum=0.0, gtol=0.0, trainable=False).to(y)
-    return -Unrolled().solve(unit, energy, y, 1).momentum
+    return -Unrolled().solve(unit, energy, y, 1).velocity
 
 
 def _constant(state: Solution) -> Solution:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 import warnings
-import weakref
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.inits import reset
 
 from pyg_ea.adjoints import Adjoint, Unrolled
 from pyg_ea.checks import (
     check_elements,
+    check_function,
+    check_method,
+    check_validate,
     checked_segments,
     positive_integer,
     reads_values,
@@ -24,14 +25,14 @@ from pyg_ea.checks import (
 )
 from pyg_ea.diagnostics import Diagnostics, DivergenceWarning
 from pyg_ea.energy import Energy, L2Prior, Scaling, log_scaling
-from pyg_ea.fused import Steps
 from pyg_ea.potentials import ResNetPotential, bind
 from pyg_ea.segments import Segments
-from pyg_ea.solver import NesterovSolver, Solution
-from pyg_ea.tensors import state_dtype
+from pyg_ea.solutions import collect
+from pyg_ea.solver import STEPS, NesterovSolver, Solution
+from pyg_ea.tensors import is_concrete, state_dtype
 
 T = TypeVar("T")
-_LIBRARIES = ("pyg_ea.", "torch.", "torch_geometric.")
+LIBRARIES = ("pyg_ea.", "torch.", "torch_geometric.")
 
 
 class EAAggregation(Aggregation):
@@ -53,7 +54,8 @@ class EAAggregation(Aggregation):
         in_channels: size :math:`D_x` of an element.
         out_channels: size :math:`D_y` of the result.
         hidden_channels: hidden width :math:`H` of the default potential; ``in_channels`` if not
-            given. Run time grows with :math:`H^2`, and only linearly with ``out_channels``.
+            given. Run time grows with :math:`H^2`, and only linearly with ``out_channels``. Not
+            beside ``potential``.
         steps: solver steps :math:`T`. Time is proportional to it, and so is memory in training
             unless ``adjoint`` says otherwise.
         eval_steps: solver steps in eval mode; ``steps`` if not given. Use more than ``steps`` only
@@ -77,8 +79,9 @@ class EAAggregation(Aggregation):
         - **output:** :math:`(*, S, D_y)`, in the dtype of x
 
     Raises:
-        ValueError: for sizes, shapes or values that make no sense, NaN and infinity included.
-        TypeError: for a wrong dtype.
+        ValueError: for sizes, shapes or values that make no sense, NaN and infinity included, and
+            for ``hidden_channels`` beside ``potential``.
+        TypeError: for an argument of another kind or a wrong dtype.
         RuntimeError: under ``torch.jit.trace``.
 
     Warns:
@@ -92,7 +95,7 @@ class EAAggregation(Aggregation):
         in_channels: int,
         out_channels: int,
         hidden_channels: int | None = None,
-        steps: int = 15,
+        steps: int = STEPS,
         eval_steps: int | None = None,
         *,
         potential: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -103,42 +106,39 @@ class EAAggregation(Aggregation):
         validate: bool | None = None,
     ) -> None:
         super().__init__()
-        hidden_channels = in_channels if hidden_channels is None else hidden_channels
-        eval_steps = steps if eval_steps is None else eval_steps
         self.in_channels = positive_integer("in_channels", in_channels)
         self.out_channels = positive_integer("out_channels", out_channels)
-        self.hidden_channels = positive_integer("hidden_channels", hidden_channels)
         self.steps = positive_integer("steps", steps)
-        self.eval_steps = positive_integer("eval_steps", eval_steps)
+        self.eval_steps = positive_integer(
+            "eval_steps", steps if eval_steps is None else eval_steps
+        )
         if potential is None:
-            potential = ResNetPotential(in_channels, out_channels, hidden_channels)
-        self.potential = potential
-        self.prior = L2Prior() if prior is None else prior
-        self.solver = NesterovSolver() if solver is None else solver
-        self.adjoint = Unrolled() if adjoint is None else adjoint
-        self.scaling = scaling
-        self.validate = validate
-        self._solutions: list[Solution] = []
-        self._pass: weakref.ref[ForwardPass] | None = None
+            hidden = in_channels if hidden_channels is None else hidden_channels
+            hidden = positive_integer("hidden_channels", hidden)
+            potential = ResNetPotential(self.in_channels, self.out_channels, hidden)
+        elif hidden_channels is not None:
+            raise ValueError(
+                "hidden_channels is the width of the default potential and has no effect beside "
+                "potential: leave it out"
+            )
+        prior = L2Prior() if prior is None else prior
+        solver = NesterovSolver() if solver is None else solver
+        adjoint = Unrolled() if adjoint is None else adjoint
+        check_function("potential", potential, "a module or function (x [N, Dx], y [N, Dy]) -> [N]")
+        check_function("prior", prior, "a module or function (y [S, Dy]) -> [S], as L2Prior(0.1)")
+        check_function("scaling", scaling, "a function of the counts [S], as log_scaling")
+        check_method("solver", solver, "run", "a solver, as NesterovSolver(lr=0.1)")
+        check_method("adjoint", adjoint, "solve", "an adjoint, as Unrolled() or Implicit()")
+        self.potential, self.prior, self.solver = potential, prior, solver
+        self.adjoint, self.scaling, self.validate = adjoint, scaling, check_validate(validate)
+        self.solution: Solution | None = None
+        """Solution of the last call, without a graph; None before the first."""
 
     def reset_parameters(self) -> None:
         """Re-initialises potential, prior and solver, and forgets the last solution."""
         for module in (self.potential, self.prior, self.solver):
             reset(module)
-        self._solutions, self._pass = [], None
-
-    @property
-    def solution(self) -> Solution | None:
-        """:class:`Solution` of the last call, None before the first.
-
-        With its graph in training mode, detached in eval mode.
-        """
-        return self._solutions[-1] if self._solutions else None
-
-    @property
-    def solutions(self) -> list[Solution]:
-        """Solutions of all calls in the last forward pass of the model that holds the layer."""
-        return list(self._solutions)
+        self.solution = None
 
     def __prepare_scriptable__(self) -> EAAggregation:
         """Refuses ``torch.jit.script``, which calls this method of every module."""
@@ -176,34 +176,16 @@ class EAAggregation(Aggregation):
 
         ``return_solution`` adds the :class:`Solution` to the result, with its graph, for
         :func:`auxiliary_loss`; its segments are those of the leading dimensions in turn.
+        :func:`collect_solutions` gathers the same from a whole model.
         """
         x, segments, leading, size = self._elements(x, index, ptr, dim_size, dim)
-        steps = self.steps if self.training else self.eval_steps
-        solution = _outside_inference_mode(lambda x, s: self._solve(x, s, steps), x, segments)
-        self._record(solution)
+        solution = _outside_inference_mode(self._solution, x, segments)
+        collect(solution)
+        if not torch.compiler.is_exporting():  # which takes no tensors as attributes
+            self.solution = Solution(*(field.detach() for field in solution))
         y = solution.y.to(x.dtype).reshape(*leading, size, self.out_channels).movedim(-2, dim)
+        y = y.contiguous()  # convolutions with several heads view it
         return (y, solution) if return_solution else y
-
-    def compile(self, **options: Any) -> None:
-        """Compiles, in place, the inner step, forward and backward.
-
-        On a GPU that is the default; call this to pass options. One graph each serves all steps,
-        batch sizes and adjoints; torch may add one for single sets and, in bf16 on a GPU, for
-        numbers of elements that 8 does not divide. The first call takes half a minute or so. On a
-        CPU it does not pay: the C code is faster and needs less memory (``docs/benchmarks.md``).
-        Warns and runs uncompiled where the compiler fails (on a GPU it needs Triton and a C
-        compiler, on a CPU a C++ compiler), or where the potential is not :class:`ResNetPotential`.
-
-        Args:
-            options: for ``torch.compile``.
-        """
-        if isinstance(self.potential, ResNetPotential):
-            self.potential.compiled = Steps.compiled(**options)
-            return
-        name = type(self.potential).__name__
-        warnings.warn(
-            f"EAAggregation runs uncompiled: {name} has no closed-form gradient", stacklevel=2
-        )
 
     def diagnose(
         self,
@@ -217,56 +199,42 @@ class EAAggregation(Aggregation):
         Costs one forward pass and two evaluations of the energy.
         """
         x, segments, *_ = self._elements(x, index, ptr, dim_size, -2)
-        steps = self.steps if self.training else self.eval_steps
-
-        def run(x: Tensor, segments: Segments) -> Diagnostics:
-            count = segments.count
-            energy = self._energy(x, segments, count)
-            start = self._zero(x, segments)
-            solution = self.adjoint.solve(self.solver, energy, start, steps)
-            before, after = energy.value(start), energy.value(solution.y)
-            return Diagnostics(
-                count=count,
-                steps=solution.steps,
-                gradient_max=solution.gradient_max,
-                energy_before=before,
-                energy_after=after,
-                converged=solution.converged,
-                diverged=solution.diverged | ~(after <= before),
-            )
-
         with torch.no_grad():
-            return _outside_inference_mode(run, x, segments)
+            return _outside_inference_mode(self._diagnostics, x, segments)
 
-    def _solve(self, x: Tensor, segments: Segments, steps: int) -> Solution:
-        count = segments.count
-        energy = self._energy(x, segments, count)
-        start = self._zero(x, segments)
-        solution = self.adjoint.solve(self.solver, energy, start, steps)
-        solution = solution._replace(occupied=count > 0)
-        if reads_values(self.validate, solution.y):
-            solution = _with_divergence(solution, energy, start)
+    def _diagnostics(self, x: Tensor, segments: Segments) -> Diagnostics:
+        solution, energy = self._solve(x, segments)
+        before = energy.value(torch.zeros_like(solution.y))
+        after = energy.value(solution.y)
+        solution = solution._replace(diverged=solution.diverged | ~(after <= before))
+        return Diagnostics(segments.count, before, after, solution)
+
+    def _solution(self, x: Tensor, segments: Segments) -> Solution:
+        """The solution with its divergence settled where reading values does not wait."""
+        solution, energy = self._solve(x, segments)
+        warns = reads_values(self.validate, solution.y)
+        if warns or (solution.y.is_cpu and is_concrete(solution.y)):
+            diverged = _has_diverged(solution, energy)
+            if warns and diverged.any():
+                warnings.warn(
+                    "the inner loop of EAAggregation diverged for some segments "
+                    "(see .solution.diverged): lower the step size, "
+                    "solver=NesterovSolver(lr=...), or set its clip",
+                    DivergenceWarning,
+                    stacklevel=_user_level(),
+                )
+            if solution.y.is_cpu:
+                solution = solution._replace(diverged=diverged)
         return solution
 
-    def _record(self, solution: Solution) -> None:
-        """Keeps the solution, for :func:`auxiliary_loss`, with those of the same forward pass."""
-        if not (self.training and torch.is_grad_enabled()):
-            self._solutions = [Solution(*(field.detach() for field in solution))]
-        elif torch.compiler.is_compiling():
-            self._solutions = [solution]
-        else:
-            running = _running_pass()
-            if self._pass is None or self._pass() is not running:
-                self._solutions, self._pass = [], weakref.ref(running)
-            self._solutions.append(solution)
-
-    def _energy(self, x: Tensor, segments: Segments, count: Tensor) -> Energy:
-        scale = self.scaling(count.to(state_dtype(x.dtype)))
-        return Energy(bind(self.potential, x, segments), self.prior, scale)
-
-    def _zero(self, x: Tensor, segments: Segments) -> Tensor:
-        dtype = state_dtype(x.dtype)
-        return x.new_zeros(segments.num_segments, self.out_channels, dtype=dtype)
+    def _solve(self, x: Tensor, segments: Segments) -> tuple[Solution, Energy]:
+        dtype, count = state_dtype(x.dtype), segments.count
+        scale = self.scaling(count.to(dtype))
+        energy = Energy(bind(self.potential, x, segments), self.prior, scale)
+        start = x.new_zeros(segments.num_segments, self.out_channels, dtype=dtype)
+        steps = self.steps if self.training else self.eval_steps
+        solution = self.adjoint.solve(self.solver, energy, start, steps)
+        return solution._replace(occupied=count > 0), energy
 
     def _elements(
         self, x: Tensor, index: Tensor | None, ptr: Tensor | None, dim_size: int | None, dim: int
@@ -280,69 +248,33 @@ class EAAggregation(Aggregation):
         return x.reshape(-1, x.shape[-1]), tiled, leading, segments.num_segments
 
     def __getstate__(self) -> dict[str, object]:
-        # solutions hold a graph, which cannot be copied
-        return {**self.__dict__, "_solutions": [], "_pass": None}
+        return {**self.__dict__, "solution": None}  # a copy has not been called yet
 
     def __repr__(self) -> str:
+        width = ""
+        if isinstance(self.potential, ResNetPotential):
+            width = f"hidden_channels={self.potential.hidden_channels}, "
         return (
-            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
-            f"hidden_channels={self.hidden_channels}, steps={self.steps}, "
-            f"eval_steps={self.eval_steps}, adjoint={self.adjoint})"
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {width}"
+            f"steps={self.steps}, eval_steps={self.eval_steps}, adjoint={self.adjoint})"
         )
 
 
-def layers_in(model: nn.Module) -> list[EAAggregation]:
-    """All layers of Equilibrium Aggregation inside ``model``, itself included.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    layers = [m for m in model.modules() if isinstance(m, EAAggregation)]
-    if not layers:
-        raise ValueError(f"{type(model).__name__} holds no EAAggregation")
-    return layers
-
-
-def _with_divergence(solution: Solution, energy: Energy, start: Tensor) -> Solution:
-    """The solution with its divergence settled, where suspected, by whether the energy rose."""
+def _has_diverged(solution: Solution, energy: Energy) -> Tensor:
+    """Whether each segment diverged: ``[S]``. Reads the energy only where it is suspected."""
     suspect = solution.suspect
     if not suspect.any():
-        return solution
+        return solution.diverged
     with torch.no_grad():
-        rose = ~(energy.value(solution.y) <= energy.value(start))
-    diverged = solution.diverged | (suspect & rose)
-    if diverged.any():
-        warnings.warn(
-            "the inner loop of EAAggregation diverged for some segments "
-            "(see .solution.diverged): lower the step size, "
-            "solver=NesterovSolver(lr=...), or set its clip",
-            DivergenceWarning,
-            stacklevel=_user_level(),
-        )
-    return solution._replace(diverged=diverged)
-
-
-class ForwardPass:
-    """Stands for one forward pass: the outermost running call of a module. Lives as long as it."""
-
-
-def _running_pass() -> ForwardPass:
-    """The running forward pass. It is tied to the keyword arguments of ``Module.__call__`` of the
-    outermost module, a dictionary that each call has for itself and that is not read any more.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    outermost: dict[str, Any] = {}
-    while frame is not None:
-        if frame.f_code is nn.Module._wrapped_call_impl.__code__:
-            outermost = frame.f_locals["kwargs"]
-        frame = frame.f_back
-    return outermost.setdefault("pyg_ea_forward_pass", ForwardPass())
+        before = energy.value(torch.zeros_like(solution.y))
+        rose = ~(energy.value(solution.y.detach()) <= before)
+    return solution.diverged | (suspect & rose)
 
 
 def _user_level() -> int:
-    """The ``stacklevel`` for the caller's warning that points at the user's line."""
+    """The ``stacklevel`` with which a warning of the caller points at the user's line."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_LIBRARIES):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(LIBRARIES):
         level, frame = level + 1, frame.f_back
     return level
 

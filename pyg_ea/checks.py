@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +14,77 @@ from pyg_ea.segments import Segments
 from pyg_ea.tensors import autocasts, is_concrete
 
 
-def positive_integer(name: str, value: int) -> int:
-    """``value`` if it is an integer of at least 1.
+def positive_integer(name: str, value: Any) -> int:
+    """``value`` as an ``int``, if it is an integer of at least 1, of Python, NumPy or torch.
 
     Raises:
         TypeError: for anything but an integer.
         ValueError: for one below 1.
     """
-    if not isinstance(value, int) or isinstance(value, bool):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def check_function(name: str, value: Any, expected: str) -> None:
+    """Refuses what cannot be called, and classes in the place of their instances.
+
+    Raises:
+        TypeError: for such a value.
+    """
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be {expected}, got the class {value.__name__}")
+    if not callable(value):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+
+
+def check_method(name: str, value: Any, method: str, expected: str) -> None:
+    """Refuses objects without a method, and classes in the place of their instances.
+
+    Raises:
+        TypeError: for such a value.
+    """
+    if isinstance(value, type) or not callable(getattr(value, method, None)):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+
+
+def make_norm(norm: Callable[[int], nn.Module], size: int) -> nn.Module:
+    """The norm that ``norm`` makes for vectors of a size.
+
+    Raises:
+        TypeError: if ``norm`` does not make a module from a size.
+    """
+    if callable(norm) and not isinstance(norm, nn.Module):
+        made = norm(size)
+        if isinstance(made, nn.Module):
+            return made
+    raise TypeError(
+        f"norm must make a module from a size, such as torch.nn.LayerNorm itself, got {norm!r}"
+    )
+
+
+def check_validate(validate: Any) -> bool | None:
+    """``validate`` if it is True, False or None.
+
+    Raises:
+        TypeError: for another value.
+    """
+    if validate not in (None, True, False):
+        raise TypeError(f"validate must be True, False or None, got {validate!r}")
+    return validate
+
+
+def pass_on_validate(module: nn.Module, validate: bool | None) -> None:
+    """Sets ``validate`` of all aggregations inside ``module`` that leave it open."""
+    for part in module.modules():
+        if validate is not None and getattr(part, "validate", ...) is None:
+            part.validate = validate  # type: ignore[assignment]
 
 
 def reads_values(validate: bool | None, tensor: Tensor) -> bool:

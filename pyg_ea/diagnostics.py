@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pyg_ea.solver import Solution
+
 
 class DivergenceWarning(UserWarning):
     """The inner loop of some segments diverged."""
@@ -13,32 +15,28 @@ class DivergenceWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """What the solver did, segment by segment (:meth:`EAAggregation.diagnose`); each ``[S]``."""
+    """Result of :meth:`EAAggregation.diagnose`, segment by segment."""
 
     count: Tensor
-    """Number of elements."""
-    steps: Tensor
-    """Steps in which y moved."""
-    gradient_max: Tensor
-    """Largest absolute entry of the last step's gradient, taken at the look-ahead point."""
+    """``[S]``, number of elements."""
     energy_before: Tensor
-    """Energy at the start, y = 0."""
+    """``[S]``, energy at the start, y = 0."""
     energy_after: Tensor
-    """Energy at the result."""
-    converged: Tensor
-    """Whether ``gradient_max`` is below ``gtol``."""
-    diverged: Tensor
-    """Whether values are not finite or the energy rose."""
+    """``[S]``, energy at the result."""
+    solution: Solution
+    """Steps, gradients, convergence. ``diverged`` says whether values are not finite or the energy
+    rose."""
 
     def __str__(self) -> str:
         """A summary over segments: medians, and how many converged or diverged."""
-        if not len(self.count):
+        size, solution = len(self.count), self.solution
+        if not size:
             return "no segments"
-        size = len(self.count)
         return (
             f"{size} segments of {float(self.count.float().mean()):.1f} elements on average: "
-            f"{int(self.converged.sum())} converged, {int(self.diverged.sum())} diverged; median "
-            f"steps {int(self.steps.median())}, gradient {float(self.gradient_max.median()):.2e}, "
+            f"{int(solution.converged.sum())} converged, {int(solution.diverged.sum())} diverged; "
+            f"median steps {int(solution.steps.median())}, "
+            f"gradient {float(solution.gradient_max.median()):.2e}, "
             f"energy {float(self.energy_before.median()):.4g} -> "
             f"{float(self.energy_after.median()):.4g}"
         )

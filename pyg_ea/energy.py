@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyg_ea.potentials.base import BoundPotential, gradient_in_y
-from pyg_ea.transforms import inverse_softplus
+from pyg_ea.transforms import inverse_softplus, reshape_scalars, scalar_parameter
 
 Scaling = Callable[[Tensor], Tensor]  # counts n [S] (float) -> scales [S]
 
@@ -65,13 +65,14 @@ class L2Prior(Prior):
         if not weight > 0:
             raise ValueError(f"weight must be positive, got {weight}; use NoPrior() for none")
         self.initial_weight = weight
-        self.raw_weight = nn.Parameter(torch.empty(()), requires_grad=trainable)
+        self.raw_weight = scalar_parameter(trainable)
+        self.register_load_state_dict_pre_hook(reshape_scalars)
         self.reset_parameters()
 
     @property
     def weight(self) -> Tensor:
         r"""The effective weight :math:`\mathrm{softplus}(\rho)`."""
-        return F.softplus(self.raw_weight)
+        return F.softplus(self.raw_weight).squeeze()
 
     def reset_parameters(self) -> None:
         """Sets the weight back to its start."""

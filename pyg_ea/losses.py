@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyg_ea.aggregation import layers_in
 from pyg_ea.solver import Solution
 
 
 def auxiliary_loss(
-    source: nn.Module | Solution | Sequence[Solution],
-    reading: Literal["final", "path"] = "final",
+    solutions: Solution | Sequence[Solution], reading: Literal["final", "path"] = "final"
 ) -> Tensor:
-    r"""How far the inner loops of a model stopped from a minimum.
+    r"""How far the inner loops stopped from a minimum.
 
     For each :class:`Solution`, with :math:`g_t` the gradient of step :math:`t` and the mean taken
     over non-empty segments,
@@ -27,14 +25,15 @@ def auxiliary_loss(
         L_{\mathrm{path}} = \mathrm{mean}_s \sum_{t=1}^{T} \tfrac{1}{D} \|g_{t,s}\|^2
 
     summed over solutions. The paper adds it to the task's loss with weight 1 for a global readout
-    and :math:`10^{-4}` for local aggregation::
+    and :math:`10^{-4}` for local aggregation. Gather the solutions by :func:`collect_solutions`::
 
-        loss = task_loss + 1.0 * auxiliary_loss(model.pool) + 1e-4 * auxiliary_loss(model.convs)
+        with collect_solutions() as solutions:
+            out = model(x, edge_index, batch)
+        loss = task_loss(out, y) + 0.01 * auxiliary_loss(solutions)
 
     Args:
-        source: a module that holds at least one ``EAAggregation``: the solutions of its last
-            forward pass count, twice those of a layer that was called twice in it. Or solutions
-            (``return_solution=True``).
+        solutions: solutions of one or more calls, from :func:`collect_solutions` or
+            ``return_solution=True``.
         reading: ``"final"``, of the last gradient step, or ``"path"``, the sum over the steps that
             Listing 2 accumulates.
 
@@ -42,44 +41,36 @@ def auxiliary_loss(
         A scalar; a solution without non-empty segments counts as 0.
 
     Raises:
-        ValueError: when ``source`` holds no ``EAAggregation`` or solution, or ``reading`` is
-            unknown.
-        RuntimeError: when a layer has not been called yet.
+        ValueError: when there is no solution, or ``reading`` is unknown.
+        TypeError: when given anything but solutions.
 
     Warns:
-        UserWarning: when a layer in training was called without a graph, so that its loss is a
-            constant (under ``no_grad``, or in ``checkpoint(..., use_reentrant=True)``).
+        UserWarning: when gradients are enabled but a solution has no graph, so that its loss is a
+            constant: its layer is frozen or was called under ``no_grad``, as
+            ``checkpoint(..., use_reentrant=True)`` does.
     """
     if reading not in ("final", "path"):
         raise ValueError(f"reading must be 'final' or 'path', got {reading!r}")
-    if isinstance(source, Solution):
-        solutions = [source]
-    elif isinstance(source, nn.Module):
-        solutions = _last_solutions(source)
-    else:
-        solutions = list(source)
-    if not solutions:
-        raise ValueError("no solution was given: pass at least one, or a module that was called")
-    return torch.stack([_loss(solution, reading) for solution in solutions]).sum()
-
-
-def _last_solutions(model: nn.Module) -> list[Solution]:
-    """The solutions of the last forward pass of a model."""
-    found = []
-    for layer in layers_in(model):
-        if not layer.solutions:
-            raise RuntimeError("EAAggregation has no solution yet: call the layer first")
-        found += layer.solutions
-        trained = any(parameter.requires_grad for parameter in layer.parameters())
-        constant = not any(s.gradient_mean_square.requires_grad for s in layer.solutions)
-        if torch.is_grad_enabled() and layer.training and trained and constant:
-            warnings.warn(
-                "the auxiliary loss of an EAAggregation is a constant, since the layer was called "
-                "without a graph: call it with gradients enabled, and in activation checkpointing "
-                "with use_reentrant=False",
-                stacklevel=3,
-            )
-    return found
+    given = [solutions] if isinstance(solutions, Solution) else solutions
+    if not isinstance(given, Sequence) or not all(isinstance(s, Solution) for s in given):
+        raise TypeError(
+            "auxiliary_loss takes solutions, got "
+            f"{type(solutions).__name__}: call the model inside `with collect_solutions() as "
+            "solutions:` and pass these"
+        )
+    if not given:
+        raise ValueError(
+            "there is no solution: call a model with an EAAggregation inside "
+            "`with collect_solutions() as solutions:`"
+        )
+    if torch.is_grad_enabled() and not all(s.gradient_mean_square.requires_grad for s in given):
+        warnings.warn(
+            "the auxiliary loss of an EAAggregation is a constant, since the layer was called "
+            "without a graph: call it with gradients enabled, and in activation checkpointing "
+            "with use_reentrant=False",
+            stacklevel=2,
+        )
+    return torch.stack([_loss(solution, reading) for solution in given]).sum()
 
 
 def _loss(solution: Solution, reading: str) -> Tensor:

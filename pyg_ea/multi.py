@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from torch_geometric.nn.aggr import Aggregation, MultiAggregation
 from torch_geometric.nn.inits import reset
 
-from pyg_ea.checks import checked_segments, positive_integer
+from pyg_ea.checks import (
+    check_validate,
+    checked_segments,
+    make_norm,
+    pass_on_validate,
+    positive_integer,
+)
 
 
 class NormedMultiAggregation(MultiAggregation):
@@ -32,7 +38,8 @@ class NormedMultiAggregation(MultiAggregation):
         norm: function from a size to the norm of a result of that size. Default:
             ``nn.LayerNorm``. Use ``nn.Identity`` for no norm.
         validate: whether to check the values of ``index`` and ``ptr``. Default: on for tensors in
-            CPU memory, off on accelerators, where it would wait for the device.
+            CPU memory, off on accelerators, where it would wait for the device. Passed on to
+            the aggregations inside.
 
     Shapes:
         - **x:** :math:`(*, N, D_x)`
@@ -57,15 +64,16 @@ class NormedMultiAggregation(MultiAggregation):
         validate: bool | None = None,
     ) -> None:
         super().__init__(list(aggrs))
-        sizes = [channels] * len(aggrs) if isinstance(channels, int) else list(channels)
+        sizes = list(channels) if isinstance(channels, Sequence) else [channels] * len(aggrs)
         if len(sizes) != len(aggrs):
             raise ValueError(
                 f"channels must be one size for each of the {len(aggrs)} aggregations, got {sizes}"
             )
         self.channels = [positive_integer("channels", size) for size in sizes]
         self.out_channels = sum(self.channels)
-        self.validate = validate
-        self.norms = nn.ModuleList(norm(size) for size in self.channels)
+        self.validate = check_validate(validate)
+        self.norms = nn.ModuleList(make_norm(norm, size) for size in self.channels)
+        pass_on_validate(self, validate)
 
     def reset_parameters(self) -> None:
         """Re-initialises all aggregations and norms."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pyg_ea.aggregation import EAAggregation, layers_in
+from pyg_ea.aggregation import EAAggregation
 from pyg_ea.energy import L2Prior
 
 
@@ -45,7 +45,9 @@ def parameter_groups(model: nn.Module, ea_lr: float | None = None) -> list[dict[
     """
     if ea_lr is not None and not 0 < ea_lr < math.inf:
         raise ValueError(f"ea_lr must be positive, got {ea_lr}")
-    layers = layers_in(model)
+    layers = [module for module in model.modules() if isinstance(module, EAAggregation)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} holds no EAAggregation")
     of_ea = {parameter for layer in layers for parameter in layer.parameters()}
     raw = {parameter for layer in layers for parameter in _raw_parameters(layer)}
     rate = {} if ea_lr is None else {"lr": ea_lr}

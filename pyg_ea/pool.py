@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
-from pyg_ea.adjoints import Adjoint
 from pyg_ea.aggregation import EAAggregation
-from pyg_ea.energy import Scaling, log_scaling
-from pyg_ea.solver import NesterovSolver
+from pyg_ea.checks import make_norm
+from pyg_ea.diagnostics import Diagnostics
+from pyg_ea.solver import STEPS, Solution
 
 
 class EAGlobalPool(nn.Module):
@@ -31,12 +31,16 @@ class EAGlobalPool(nn.Module):
         eval_steps: solver steps in eval mode; ``steps`` if not given.
         norm: makes a norm for the result, of its size; None for none. Without one EA barely
             learns, since y has no scale of its own.
-        potential, prior, solver, adjoint, scaling, validate: see :class:`EAAggregation`.
+        settings: further arguments of :class:`EAAggregation`: ``potential``, ``prior``,
+            ``solver``, ``adjoint``, ``scaling``, ``validate``.
 
     Shapes:
         - **x:** :math:`(N, D_x)`
         - **batch:** :math:`(N)`, the graph of each node, int64; none means one graph
         - **output:** :math:`(S, D_y)`, 0 for a graph without nodes
+
+    Raises:
+        ValueError, TypeError: as :class:`EAAggregation`; TypeError for another kind of ``norm``.
 
     Example:
         >>> pool = EAGlobalPool(64, 384)
@@ -49,38 +53,29 @@ class EAGlobalPool(nn.Module):
         in_channels: int,
         out_channels: int,
         hidden_channels: int | None = None,
-        steps: int = 5,
+        steps: int = STEPS,
         eval_steps: int | None = None,
         *,
         norm: Callable[[int], nn.Module] | None = nn.LayerNorm,
-        potential: Callable[[Tensor, Tensor], Tensor] | None = None,
-        prior: Callable[[Tensor], Tensor] | None = None,
-        solver: NesterovSolver | None = None,
-        adjoint: Adjoint | None = None,
-        scaling: Scaling = log_scaling,
-        validate: bool | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
-        self.aggr = EAAggregation(
-            in_channels,
-            out_channels,
-            hidden_channels,
-            steps,
-            eval_steps,
-            potential=potential,
-            prior=prior,
-            solver=solver,
-            adjoint=adjoint,
-            scaling=scaling,
-            validate=validate,
-        )
-        self.norm = None if norm is None else norm(out_channels)
+        sizes = (in_channels, out_channels, hidden_channels)
+        self.aggr = EAAggregation(*sizes, steps, eval_steps, **settings)
+        self.norm = None if norm is None else make_norm(norm, self.aggr.out_channels)
 
     @classmethod
     def paper(cls, in_channels: int, out_channels: int, **settings: Any) -> EAGlobalPool:
         """The bare layer with the paper's settings: as wide as its result, 15 steps, no norm."""
-        defaults = {"hidden_channels": out_channels, "steps": 15, "norm": None}
+        defaults: dict[str, Any] = {"steps": 15, "norm": None}
+        if "potential" not in settings:
+            defaults["hidden_channels"] = out_channels
         return cls(in_channels, out_channels, **{**defaults, **settings})
+
+    @property
+    def solution(self) -> Solution | None:
+        """Solution of the last call, without a graph; None before the first."""
+        return self.aggr.solution
 
     def reset_parameters(self) -> None:
         """Re-initialises all parameters."""
@@ -102,3 +97,9 @@ class EAGlobalPool(nn.Module):
         if self.norm is None:
             return y
         return torch.where(solution.occupied[:, None], self.norm(y), 0.0)
+
+    def diagnose(
+        self, x: Tensor, batch: Tensor | None = None, size: int | None = None
+    ) -> Diagnostics:
+        """Runs the inner loop without a graph and reports on each graph."""
+        return self.aggr.diagnose(x, batch, dim_size=size)

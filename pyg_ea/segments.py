@@ -1,4 +1,4 @@
-"""Segments: how N elements are grouped into S sets, and the only place that reduces over them."""
+"""Segments: how N elements are grouped into S sets, and reductions over them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from pyg_ea.tensors import state_dtype
+from pyg_ea.tensors import is_concrete, state_dtype
 
 
 @dataclass(frozen=True)
@@ -15,30 +16,34 @@ class Segments:
     r"""A partition of ``N`` elements into ``num_segments`` sets.
 
     Segments may be empty and ``index`` need not be sorted. Both operations, and their derivatives
-    of every order, use native PyTorch ops only: sorted CSR kernels that compute a wrong second
-    derivative are of no use here, because training differentiates through an inner gradient.
+    of every order, use native PyTorch ops only: sorted CSR kernels compute a wrong second
+    derivative, and training differentiates through an inner gradient.
 
     Args:
         index: segment of each element, int64 in ``[0, num_segments)``.
         num_segments: number of segments :math:`S`, trailing empty ones included.
+        ptr: boundaries, if the elements are sorted by segment and this is known: segment ``s``
+            holds elements ``ptr[s]:ptr[s+1]``. See :meth:`sort`.
 
     Shapes:
         - **index:** :math:`(N)`
+        - **ptr:** :math:`(S + 1)`
     """
 
     index: Tensor
     num_segments: int
+    ptr: Tensor | None = None
 
     @classmethod
     def from_ptr(cls, ptr: Tensor, num_elements: int) -> Segments:
-        """Segments from CSR boundaries: segment ``s`` holds elements ``ptr[s]:ptr[s+1]``."""
+        """Segments from their boundaries ``ptr``, as in the CSR format."""
         num_segments = ptr.numel() - 1
         index = torch.repeat_interleave(
             torch.arange(num_segments, device=ptr.device),
             ptr[1:] - ptr[:-1],
             output_size=num_elements,
         )
-        return cls(index, num_segments)
+        return cls(index, num_segments, ptr)
 
     def tiled(self, copies: int) -> Segments:
         """The segments of ``copies`` equal batches laid one after the other."""
@@ -53,6 +58,22 @@ class Segments:
         """Number of elements of each segment, int64 ``[S]``."""
         ones = torch.ones_like(self.index)
         return ones.new_zeros(self.num_segments).index_add(0, self.index, ones)
+
+    def sort(self, x: Tensor) -> tuple[Tensor, Segments]:
+        """Elements ``x [N, D]`` sorted by segment (stable), and their segments with ``ptr``.
+
+        On a CPU, elements that are sorted already are not moved. A GPU sorts them again, since a
+        look at ``index`` would make the host wait. Under ``torch.compile``, whose code does not use
+        ``ptr``, nothing is sorted.
+        """
+        if self.ptr is not None or torch.compiler.is_compiling():
+            return x, self
+        index, size = self.index, self.num_segments
+        ptr = F.pad(self.count.cumsum(0), (1, 0))
+        if index.is_cpu and is_concrete(index) and bool((index[1:] >= index[:-1]).all()):
+            return x, Segments(index, size, ptr)
+        order = torch.argsort(index, stable=True)
+        return x.index_select(0, order), Segments(index.index_select(0, order), size, ptr)
 
     def gather(self, values: Tensor) -> Tensor:
         """Each element's row of its segment: ``[S, D] -> [N, D]``."""

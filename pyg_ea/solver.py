@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyg_ea.tensors import is_concrete
-from pyg_ea.transforms import inverse_softplus, logit
+from pyg_ea.transforms import inverse_softplus, logit, reshape_scalars, scalar_parameter
 
 Gradient = Callable[[Tensor], Tensor]  # y [S, D] -> dE/dy [S, D]
 
+STEPS = 5  # solver steps of a layer unless told otherwise; Listing 2 has 5
 GROWTH = 10.0  # a gradient this many times the first one's size raises suspicion of divergence
 
 
@@ -26,8 +27,8 @@ class Solution(NamedTuple):
 
     y: Tensor
     """``[S, D]``, the output."""
-    momentum: Tensor
-    """``[S, D]``, the solver's velocity."""
+    velocity: Tensor
+    """``[S, D]``"""
     gradient_mean_square: Tensor
     """``[S]``, mean over channels of the squared gradient of the last step."""
     path_mean_square: Tensor
@@ -41,9 +42,9 @@ class Solution(NamedTuple):
     converged: Tensor
     """``[S]``, bool. Whether ``gradient_max`` is below ``gtol``, the rule that stops y."""
     diverged: Tensor
-    """``[S]``, bool. Whether y is not finite or, where the layer checks it, the energy rose."""
+    """``[S]``, bool. Whether y is not finite or, on a CPU, the energy rose; see ``diagnose``."""
     occupied: Tensor
-    """``[S]``, bool. Whether the segment holds an element, as far as the layer has said so."""
+    """``[S]``, bool. Whether the segment is non-empty. Set by the layer; True until then."""
 
     @property
     def suspect(self) -> Tensor:
@@ -58,10 +59,23 @@ class Solution(NamedTuple):
     @classmethod
     def at_rest(cls, y: Tensor) -> Solution:
         """The state before the first step: ``y [S, D]``, without velocity."""
-        zeros = [y.new_zeros(y.shape[0]) for _ in range(4)]  # compiled code tells tensors apart
-        never = torch.zeros_like(zeros[0], dtype=torch.bool)
-        steps = torch.zeros_like(zeros[0], dtype=torch.long)
-        return cls._make([y, torch.zeros_like(y), *zeros, steps, never, never, ~never])
+        zeros, size = y.new_zeros, y.shape[:1]
+        return cls(
+            y=y,
+            velocity=torch.zeros_like(y),
+            gradient_mean_square=zeros(size),
+            path_mean_square=zeros(size),
+            first_gradient_max=zeros(size),
+            gradient_max=zeros(size),
+            steps=zeros(size, dtype=torch.long),
+            converged=zeros(size, dtype=torch.bool),
+            diverged=zeros(size, dtype=torch.bool),
+            occupied=y.new_ones(size, dtype=torch.bool),
+        )
+
+
+DIFFERENTIABLE = ("y", "velocity", "gradient_mean_square", "path_mean_square")
+"""Fields of :class:`Solution` that have a gradient."""
 
 
 def nesterov_step(
@@ -76,17 +90,17 @@ def nesterov_step(
 
     Differentiable at every order; ``lr`` and ``mu`` are scalars.
     """
-    g = gradient(torch.addcmul(state.y, mu, state.momentum))  # [S, D], at the look-ahead point
+    g = gradient(torch.addcmul(state.y, mu, state.velocity))  # [S, D], at the look-ahead point
     largest = g.detach().abs().amax(dim=1)  # [S], NaN where an entry is
-    momentum = torch.addcmul(mu * state.momentum, lr, g, value=-1)
-    y = state.y + torch.where((largest >= gtol)[:, None], momentum, 0.0)
+    velocity = torch.addcmul(mu * state.velocity, lr, g, value=-1)
+    y = state.y + torch.where((largest >= gtol)[:, None], velocity, 0.0)
     if clip is not None:
         y = y.clamp(-clip, clip)
     mean_square = g.square().mean(dim=1)
     first = state.first_gradient_max
     after = Solution(
         y=y,
-        momentum=momentum,
+        velocity=velocity,
         gradient_mean_square=mean_square,
         path_mean_square=state.path_mean_square + mean_square,
         first_gradient_max=torch.where(first > 0, first, largest),
@@ -144,8 +158,8 @@ class NesterovSolver(nn.Module):
             raise ValueError(f"clip must be positive or None, got {clip}")
         self.initial_lr, self.initial_momentum = lr, momentum
         self.gtol, self.clip = gtol, clip
-        self.raw_lr = nn.Parameter(torch.empty(()), requires_grad=trainable)
-        self.raw_momentum = nn.Parameter(torch.empty(()), requires_grad=trainable)
+        self.raw_lr, self.raw_momentum = scalar_parameter(trainable), scalar_parameter(trainable)
+        self.register_load_state_dict_pre_hook(reshape_scalars)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -156,12 +170,12 @@ class NesterovSolver(nn.Module):
     @property
     def lr(self) -> Tensor:
         """The effective step size."""
-        return F.softplus(self.raw_lr)
+        return F.softplus(self.raw_lr).squeeze()
 
     @property
     def momentum(self) -> Tensor:
         """The effective momentum."""
-        return torch.sigmoid(self.raw_momentum)
+        return torch.sigmoid(self.raw_momentum).squeeze()
 
     def run(
         self, gradient: Gradient, state: Solution, steps: int, may_stop: bool = True

@@ -1,6 +1,12 @@
-"""How a constrained scalar is held as a free parameter."""
+"""Constrained scalars, stored as free parameters of one entry."""
+
+from __future__ import annotations
 
 import math
+from typing import Any
+
+import torch
+from torch import nn
 
 
 def inverse_softplus(value: float) -> float:
@@ -11,3 +17,16 @@ def inverse_softplus(value: float) -> float:
 def logit(value: float) -> float:
     """The argument at which the sigmoid is ``value`` in [0, 1)."""
     return math.log(value / (1 - value)) if value else -math.inf
+
+
+def scalar_parameter(trainable: bool) -> nn.Parameter:
+    """A parameter of one entry, not initialised. FSDP takes no parameter without a dimension."""
+    return nn.Parameter(torch.empty(1), requires_grad=trainable)
+
+
+def reshape_scalars(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Pre-hook of ``load_state_dict``: reads scalars saved without a dimension."""
+    for name, parameter in module.named_parameters(recurse=False):
+        saved = state_dict.get(prefix + name)
+        if parameter.shape == (1,) and isinstance(saved, torch.Tensor) and saved.dim() == 0:
+            state_dict[prefix + name] = saved.reshape(1)

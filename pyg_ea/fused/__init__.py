@@ -1,6 +1,6 @@
 """Fused layer: a whole solve of the default potential, prior and solver as one autograd node."""
 
-from pyg_ea.fused.solve import is_supported, solve, solve_backend
-from pyg_ea.fused.torch_solve import Steps
+from pyg_ea.fused.autograd import solve
+from pyg_ea.fused.backends import solve_backend
 
-__all__ = ["Steps", "is_supported", "solve", "solve_backend"]
+__all__ = ["solve", "solve_backend"]

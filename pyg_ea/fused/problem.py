@@ -2,50 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor
 
-from pyg_ea.potentials.resnet import Composed
+from pyg_ea.potentials.closed_form import Weights
+from pyg_ea.segments import Segments
 
 
-class Problem(NamedTuple):
-    """Tensors that a solve of Listing 1 depends on, of one dtype but ``segment_index`` and, under
-    autocast, ``fixed``.
+class Scalars(NamedTuple):
+    """Trained scalars of solver and prior, each ``[]``."""
 
-    Their gradients are a ``Problem`` too, with None for the last two.
-    """
+    lr: Tensor
+    momentum: Tensor
+    prior_weight: Tensor
+    """Weight of the L2 prior, 0 for none."""
+
+
+class Inputs(NamedTuple):
+    """Differentiable inputs of a solve. Their gradients have the same form."""
 
     start: Tensor
     """``[S, D]``, y before the first step."""
-    lr: Tensor
-    """Step size, scalar like ``momentum`` and ``decay``, the weight of the L2 prior."""
-    momentum: Tensor
-    decay: Tensor
+    scalars: Scalars
     fixed: Tensor
     r"""``[N, 3H+32]``, :math:`A_x x + a`. Matrix products run in its dtype."""
-    a_y: Tensor
-    b: Tensor
-    w3: Tensor
-    gamma1: Tensor
-    beta1: Tensor
-    gamma2: Tensor
-    beta2: Tensor
+    weights: Weights
+
+    @classmethod
+    def unflatten(cls, tensors: Iterable[Tensor]) -> Inputs:
+        """The inverse of :meth:`flatten`."""
+        start, lr, momentum, prior_weight, fixed, *weights = tensors
+        return cls(start, Scalars(lr, momentum, prior_weight), fixed, Weights(*weights))
+
+    def flatten(self) -> tuple[Tensor, ...]:
+        """All tensors in one tuple."""
+        return (self.start, *self.scalars, self.fixed, *self.weights)
+
+
+class Problem(NamedTuple):
+    """All tensors that a solve of Listing 1 depends on.
+
+    One dtype, except that ``inputs.fixed`` may have a lower precision (autocast).
+    """
+
+    inputs: Inputs
     scale: Tensor
     """``[S]``, without a gradient."""
-    segment_index: Tensor
-    """``[N]``, int64: segment of each element."""
-
-    @property
-    def weights(self) -> Composed:
-        """The potential's weights, the matrices in the dtype of products."""
-        matrices = (matrix.to(self.fixed.dtype) for matrix in self[5:8])
-        return Composed._make([*matrices, *self[8:12]])
-
-    @property
-    def differentiable(self) -> tuple[Tensor, ...]:
-        """All but the last two."""
-        return self[:-2]
+    segments: Segments
+    """Sorted: ``segments.ptr`` is known."""
 
 
 class Settings(NamedTuple):

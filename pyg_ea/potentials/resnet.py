@@ -1,20 +1,26 @@
-r"""The potential of the paper (Listing 1) and the closed form of its gradient in y."""
+"""The potential of the paper (Listing 1)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.utils.parametrize import type_before_parametrizations
 
-from pyg_ea.potentials.base import Potential
-from pyg_ea.potentials.tanh_norm import TanhNorm
+from pyg_ea.potentials.base import AutogradPotential, BoundPotential, Potential
+from pyg_ea.potentials.closed_form import OUTPUTS, Affine, ClosedForm
+from pyg_ea.potentials.tanh_norm import EPS, TanhNorm
 from pyg_ea.segments import Segments
-from pyg_ea.tensors import without_autocast
 
-OUTPUTS = 32  # width of the last layer, whose mean square is the potential (Listing 1)
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
 
 
 class ResNetPotential(Potential):
@@ -32,9 +38,11 @@ class ResNetPotential(Potential):
     start as a normal of standard deviation :math:`1/\sqrt{\text{fan-in}}` truncated at two of them,
     biases at zero.
 
-    :meth:`Potential.bind` gives the closed-form gradient, so no autograd runs inside the solver's
-    loop. With the default prior and solver the whole solve runs in the fused layer,
-    ``pyg_ea.fused``.
+    The gradient in y has a closed form, :class:`ClosedForm`, which avoids autograd inside the
+    solver's loop. It is used while the layers are exactly ``nn.Linear``, ``nn.LayerNorm`` and
+    ``nn.Identity``, parametrised or not. If you replace one (adapters, quantised layers) or hook
+    into it (pruning, ``weight_norm``), :meth:`forward` is differentiated by autograd instead,
+    which is slower.
 
     Args:
         in_channels: size :math:`D_x` of an element.
@@ -59,7 +67,7 @@ class ResNetPotential(Potential):
         )
         self.norm1 = nn.LayerNorm(2 * hidden_channels)
         self.norm2 = nn.LayerNorm(hidden_channels)
-        self.compiled: Any = None  # the compiled inner step, see EAAggregation.compile
+        self._shapes = _shapes(self._maps())
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,132 +88,63 @@ class ResNetPotential(Potential):
         z = self.skip3(z) + self.layer3(z)
         return z.square().mean(dim=-1)
 
-    def bind(self, x: Tensor, segments: Segments) -> BoundResNet:
-        """Fixes the elements; see :class:`BoundResNet`."""
-        return BoundResNet(self, x, segments)
+    def bind(self, x: Tensor, segments: Segments) -> BoundPotential:
+        """Fixes the elements, with the gradient in closed form where it describes the modules."""
+        layers = (self.layer1, self.layer2, self.layer3)
+        skips = (self.skip1, self.skip2, self.skip3)
+        if (
+            type(self).forward is ResNetPotential.forward
+            and _is_unchanged(self)
+            and all(_is_exactly(module, nn.Linear) for module in layers)
+            and all(_is_exactly(module, nn.Linear, nn.Identity) for module in skips)
+            and all(map(_is_norm, (self.norm1, self.norm2)))
+        ):
+            maps = self._maps()
+            if _shapes(maps) == self._shapes:
+                return ClosedForm(x, segments, *maps)
+        return AutogradPotential(self, x, segments)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "compiled": None}  # compiled code cannot be copied or pickled
+    def _maps(self) -> list[Any]:
+        """The affine maps of layers, skips and norms."""
+        linear = (self.layer1, self.layer2, self.layer3, self.skip1, self.skip2, self.skip3)
+        return [_affine(module) for module in (*linear, self.norm1, self.norm2)]
 
     def extra_repr(self) -> str:
         """Sizes, for ``repr``."""
         return f"{self.in_channels}, {self.out_channels}, hidden_channels={self.hidden_channels}"
 
 
-class Composed(NamedTuple):
-    """The potential's parameters as its gradient needs them; see :class:`BoundResNet`."""
-
-    a_y: Tensor
-    """``[3H+32, Dy]``"""
-    b: Tensor
-    """``[H+32, 2H]``"""
-    w3: Tensor
-    """``[32, H]``"""
-    gamma1: Tensor
-    """``[2H]``, like ``beta1``; ``gamma2`` and ``beta2`` are ``[H]``."""
-    beta1: Tensor
-    gamma2: Tensor
-    beta2: Tensor
-
-
-class BoundResNet:
-    r"""Closed form of :math:`\sum_{i \in s} \partial F(x_i, y_s) / \partial y_s` of Listing 1.
-
-    Every path from :math:`z_0 = [x, y]` to a pre-activation or to the output that meets no tanh is
-    affine, so it composes in advance. With :math:`W_3 = R_3 + L_3`,
-
-    .. math::
-        A = \begin{bmatrix} L_1 \\ L_2 R_1 \\ W_3 R_2 R_1 \end{bmatrix}, \quad
-        B = \begin{bmatrix} L_2 \\ W_3 R_2 \end{bmatrix}, \qquad
-        [u_1, u_2, u_3] = A_x x + A_y y + a
-
-    one element's potential and gradient are
-
-    .. math::
-        t_1 &= \tanh(\mathrm{LN}(u_1)), \quad [v_2, v_3] = B t_1 \\
-        t_2 &= \tanh(\mathrm{LN}(u_2 + v_2)), \quad o = u_3 + v_3 + W_3 t_2 \\
-        F &= \overline{o^2}, \quad \delta_3 = \tfrac{2}{32} o, \quad
-        \delta_2 = \mathrm{pull}_2(W_3^T \delta_3), \quad
-        \delta_1 = \mathrm{pull}_1(B^T [\delta_2, \delta_3]) \\
-        \partial F / \partial y &= A_y^T [\delta_1, \delta_2, \delta_3]
-
-    where pull is the transposed derivative of tanh(LN(.)). :math:`A_x x + a` (``fixed``) is
-    computed once for all steps, and what concerns :math:`y` alone on S rows rather than N. Cost for
-    each element and step: about :math:`4 H^2` multiply-adds.
-    """
-
-    def __init__(self, potential: ResNetPotential, x: Tensor, segments: Segments) -> None:
-        with without_autocast(x):
-            a_x, a_y, offset, b, w3 = _composed(potential)
-        norm1, norm2 = potential.norm1, potential.norm2
-        self.weights = Composed(a_y, b, w3, norm1.weight, norm1.bias, norm2.weight, norm2.bias)
-        self.fixed = F.linear(x, a_x, offset)  # [N, 3H+32]
-        self.segments = segments
-        self.compiled = potential.compiled
-
-    def value(self, y: Tensor) -> Tensor:
-        """Sum of the potential over each segment: ``[S, Dy] -> [S]``."""
-        output, *_ = _forward(y, self.fixed, self.segments, self.weights)
-        return self.segments.sum(output.square().mean(dim=1))
-
-    def gradient(self, y: Tensor) -> Tensor:
-        """Its gradient in y: ``[S, Dy] -> [S, Dy]``."""
-        return gradient_in_y(y, self.fixed, self.segments, self.weights)
-
-
-def gradient_in_y(y: Tensor, fixed: Tensor, segments: Segments, weights: Composed) -> Tensor:
-    r"""The closed form of :class:`BoundResNet`, differentiable at every order.
-
-    Shapes:
-        - **y:** :math:`(S, D_y)`; **fixed:** :math:`(N, 3H + 32)`, that is :math:`A_x x + a`
-        - **output:** :math:`(S, D_y)`
-    """
-    output, pull1, pull2 = _forward(y, fixed, segments, weights)
-    d3 = output * (2 / OUTPUTS)  # [N, 32]
-    d2 = pull2(F.linear(d3, weights.w3.T))  # [N, H]
-    d1 = pull1(F.linear(torch.cat([d2, d3], dim=1), weights.b.T))  # [N, 2H]
-    total = segments.sum(torch.cat([d1, d2, d3], dim=1))  # [S, 3H+32]
-    gradient = F.linear(total.to(weights.a_y.dtype), weights.a_y.T)  # [S, Dy]
-    return gradient.to(total.dtype)
-
-
-def _forward(
-    y: Tensor, fixed: Tensor, segments: Segments, weights: Composed
-) -> tuple[Tensor, TanhNorm, TanhNorm]:
-    """The last layer's output ``[N, 32]`` and the two stages before it."""
-    from_y = F.linear(y.to(weights.a_y.dtype), weights.a_y)  # [S, 3H+32]
-    u = fixed + segments.gather(from_y)  # [N, 3H+32]
-    wide, hidden = len(weights.gamma1), len(weights.gamma2)
-    u1, u2, u3 = u.split([wide, hidden, OUTPUTS], dim=1)
-    stage1 = TanhNorm(u1, weights.gamma1, weights.beta1)
-    t1 = stage1.output.to(u.dtype)  # [N, 2H]
-    v2, v3 = F.linear(t1, weights.b).split([hidden, OUTPUTS], dim=1)  # [N, H], [N, 32]
-    stage2 = TanhNorm(u2 + v2, weights.gamma2, weights.beta2)
-    output = u3 + v3 + F.linear(stage2.output.to(u.dtype), weights.w3)  # [N, 32]
-    return output, stage1, stage2
-
-
-def _composed(p: ResNetPotential) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``A_x [3H+32, Dx], A_y [3H+32, Dy], a [3H+32], B [H+32, 2H], W3 [32, H]``."""
-    l1, l2, l3 = p.layer1, p.layer2, p.layer3
-    if isinstance(p.skip3, nn.Linear):
-        w3, c3 = l3.weight + p.skip3.weight, l3.bias + p.skip3.bias
-    else:
-        w3, c3 = l3.weight + l3.weight.new_ones(OUTPUTS).diag(), l3.bias
-    w3_r2, c2 = _after(w3, p.skip2, c3)
-    b = torch.cat([l2.weight, w3_r2])
-    b_r1, c1 = _after(b, p.skip1, torch.cat([l2.bias, c2]))
-    a = torch.cat([l1.weight, b_r1])
-    a_x, a_y = a.split([p.in_channels, p.out_channels], dim=1)
-    return a_x, a_y, torch.cat([l1.bias, c1]), b, w3
-
-
-def _after(weight: Tensor, skip: nn.Module, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """``weight @ skip(z) + offset`` as a matrix and an offset on z."""
-    if isinstance(skip, nn.Linear):
-        return weight @ skip.weight, torch.addmv(offset, weight, skip.bias)
-    return weight, offset
-
-
-def _tanh_norm(u: Tensor, norm: nn.LayerNorm) -> Tensor:
+def _tanh_norm(u: Tensor, norm: Any) -> Tensor:
+    """In plain operations where they are what ``norm`` computes; see :class:`TanhNorm`."""
+    if not _is_norm(norm):
+        return torch.tanh(norm(u))
     return TanhNorm(u, norm.weight, norm.bias).output.to(u.dtype)
+
+
+def _is_unchanged(module: nn.Module) -> bool:
+    """Whether the module has no hooks, and the forward of its class."""
+    return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in HOOKS)
+
+
+def _is_exactly(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether it computes what one of ``kinds`` does; parametrisations only change weights."""
+    return type_before_parametrizations(module) in kinds and _is_unchanged(module)
+
+
+def _is_norm(module: Any) -> bool:
+    return _is_exactly(module, nn.LayerNorm) and module.eps == EPS and module.bias is not None
+
+
+def _affine(module: Any) -> Affine | None:
+    return None if isinstance(module, nn.Identity) else Affine(module.weight, module.bias)
+
+
+def _shapes(maps: Sequence[Affine | None]) -> list[list[torch.Size | None]]:
+    """Shapes of matrices and offsets, None for what is not a plain tensor: no bias, or an instance
+    of a subclass of Tensor, such as quantised and sharded ones.
+    """
+    compiling = torch.compiler.is_compiling()  # tensors are then of other classes
+    return [
+        [t.shape if compiling or type(t) in (Tensor, nn.Parameter) else None for t in pair or ()]
+        for pair in maps
+    ]

@@ -11,7 +11,7 @@ EPS = 1e-5  # nn.LayerNorm's default
 
 
 class TanhNorm:
-    r"""``tanh(LayerNorm(u))`` at one point and, by calling it, its transposed derivative.
+    r"""``tanh(LayerNorm(u))`` at one point, differentiable at every order.
 
     With :math:`n = (u - \bar u) / \sigma`, :math:`t = \tanh(\gamma n + \beta)` and
     :math:`w = \gamma (1 - t^2) d`, the pullback of :math:`d` is
@@ -33,9 +33,8 @@ class TanhNorm:
         self.gamma = gamma
         self.output = torch.tanh(torch.addcmul(beta, gamma, self.normed))  # [N, D]
 
-    def __call__(self, d: Tensor) -> Tensor:
-        """The pullback of ``d [N, D]``."""
+    def pull(self, d: Tensor) -> Tensor:
+        """The pullback of ``d [N, D]``: the transposed derivative times d."""
         w = self.gamma * (1 - self.output.square()) * d  # [N, D]
         along = (w * self.normed).mean(dim=1, keepdim=True)  # [N, 1]
-        pulled = self.inv_std * (w - w.mean(dim=1, keepdim=True) - self.normed * along)
-        return pulled.to(d.dtype)
+        return self.inv_std * (w - w.mean(dim=1, keepdim=True) - self.normed * along)

@@ -17,20 +17,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyg_ea.fused.problem import Problem, Settings
-from pyg_ea.potentials.resnet import OUTPUTS
-from pyg_ea.solver import Solution
+from pyg_ea.fused.problem import Inputs, Problem, Scalars, Settings
+from pyg_ea.potentials.closed_form import OUTPUTS, Weights
+from pyg_ea.solver import DIFFERENTIABLE, Solution
 from pyg_ea.tensors import is_concrete
 
 FILE = Path(__file__).with_name("kernels.so.0")  # named in hatch_build.py
-VERSION = 7  # of the functions' signatures, the same as in kernels.c
+VERSION = 8  # of the functions' signatures, the same as in kernels.c
 SWITCH = "PYG_EA_NATIVE"
 """Environment variable: 0 leaves the library unused."""
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 STATUS = {
     1: (MemoryError, "no memory left for the scratch space of a solve"),
     2: (ValueError, "sizes of a solve are out of range"),
-    3: (ValueError, "the index of a solve lies outside its number of segments"),
+    3: (ValueError, "the boundaries of segments do not rise from 0 to the number of elements"),
 }
 Int, Real, Pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -66,28 +66,31 @@ PRODUCTS = {torch.float32: _blas("sgemm_"), torch.float64: _blas("dgemm_")}
 BLAS_THREADS = _blas("MKL_Set_Num_Threads_Local")
 
 
+RESULTS = [name for name in Solution._fields if name != "occupied"]
+
+
 class _Problem(ctypes.Structure):
     """``Problem`` of kernels.c."""
 
     _fields_ = (
         *((name, Int) for name in ("threads", "segments", "elements", "channels", "hidden")),
         *((name, Int) for name in ("steps", "saved_steps", "interval")),
-        *((name, Real) for name in ("gtol", "clip", "lr", "momentum", "decay")),
-        *((name, Pointer) for name in ("index", "gemm", "blas_threads", "fixed", "scale", "start")),
+        *((name, Real) for name in ("gtol", "clip", "lr", "momentum", "prior_weight")),
+        *((name, Pointer) for name in ("ptr", "gemm", "blas_threads", "fixed", "scale", "start")),
         *((name, Pointer) for name in ("a_y", "b", "w3", "gamma1", "beta1", "gamma2", "beta2")),
     )
 
 
 class _Result(ctypes.Structure):
-    """``Result`` of kernels.c: pointers to what a solve computes of a solution, in its order."""
+    """``Result`` of kernels.c."""
 
-    _fields_ = tuple((name, Pointer) for name in Solution._fields[:9])
+    _fields_ = tuple((name, Pointer) for name in RESULTS)
 
 
 class _Cotangent(ctypes.Structure):
     """``Cotangent`` of kernels.c."""
 
-    _fields_ = tuple((name, Pointer) for name in Solution._fields[:4])
+    _fields_ = tuple((name, Pointer) for name in DIFFERENTIABLE)
 
 
 class _Gradient(ctypes.Structure):
@@ -96,37 +99,38 @@ class _Gradient(ctypes.Structure):
     _fields_ = tuple((name, Pointer) for name in ("start", "fixed", "weights", "scalars"))
 
 
-def is_supported(problem: Problem) -> bool:
-    """Whether the C code takes these tensors: on a CPU, in memory, float32 or float64."""
-    dtype = problem.start.dtype
-    return (
-        LIBRARY is not None
-        and PRODUCTS.get(dtype, 0) != 0
-        and all(tensor.is_cpu for tensor in problem)
-        and is_concrete(*problem)
-    )
+class NativeBackend:
+    """Backend in C."""
 
+    name = "native"
 
-class NativeSolve:
-    """Backend of the fused solve in C."""
+    def unsupported(self, problem: Problem) -> str | None:
+        """Why the C code does not take these tensors; None if it does."""
+        start, fixed = problem.inputs.start, problem.inputs.fixed
+        if LIBRARY is None:
+            return f"the C code was not built at installation, or is switched off by {SWITCH}=0"
+        if PRODUCTS.get(start.dtype, 0) == 0:
+            return f"torch has no BLAS library with matrix products of {start.dtype}"
+        if fixed.dtype != start.dtype:
+            return f"products run in {fixed.dtype} (autocast), and the C code has {start.dtype}"
+        tensors = (*problem.inputs.flatten(), problem.scale, problem.segments.index)
+        if not all(tensor.is_cpu for tensor in tensors):
+            return f"the tensors lie on {start.device}, and the C code is for a CPU"
+        if not is_concrete(*tensors):
+            return "the tensors have no values in memory"
+        return None
 
     def forward(
         self, problem: Problem, settings: Settings, save: bool
     ) -> tuple[Solution, list[Tensor]]:
-        """The solution, and what backward needs of it, if ``save``."""
+        """The solution, and the values saved for backward if ``save``."""
         call = _Call(problem, settings)
-        segments, channels = problem.start.shape
-        y, momentum = (problem.start.new_empty(segments, channels) for _ in range(2))
-        stats = problem.start.new_empty(4, segments)
-        steps = torch.empty(segments, dtype=torch.long)
-        flags = torch.empty(2, segments, dtype=torch.bool)
-        occupied = torch.ones(segments, dtype=torch.bool)
-        solution = Solution._make([y, momentum, *stats, steps, *flags, occupied])
-        saved = None
-        if save:
-            saved = problem.start.new_empty(call.saved_size())
-        call("solve_forward", _Result(*map(_address, solution[:9])), saved)
-        return solution, [] if saved is None else [saved]
+        start = problem.inputs.start.detach()
+        solution = Solution.at_rest(start.clone(memory_format=torch.contiguous_format))
+        saved = [start.new_empty(call.saved_size())] if save else []
+        results = (getattr(solution, name) for name in RESULTS)
+        call("solve_forward", _Result(*map(_address, results)), saved[0] if save else None)
+        return solution, saved
 
     def backward(
         self,
@@ -134,25 +138,26 @@ class NativeSolve:
         settings: Settings,
         saved: Sequence[Tensor],
         cotangents: Sequence[Tensor],
-    ) -> Problem:
-        """Gradients for the cotangents of y, momentum and both mean squares."""
+    ) -> Inputs:
+        """Gradients for the cotangents of y, velocity and both mean squares."""
         call = _Call(problem, settings)
-        segments, channels = problem.start.shape
-        shapes = [(segments, channels), (segments, channels), (segments,), (segments,)]
+        start, fixed = problem.inputs.start, problem.inputs.fixed
+        segments = start.shape[:1]
+        shapes = [start.shape, start.shape, segments, segments]
         given = [
-            _checked(cotangent.contiguous(), problem.start.dtype, shape)
+            _checked(cotangent.contiguous(), start.dtype, shape)
             for cotangent, shape in zip(cotangents, shapes, strict=True)
         ]
-        start = problem.start.new_empty(shapes[0])
-        fixed = problem.fixed.new_empty(problem.fixed.shape)
-        sizes = [weight.shape for weight in problem.weights]
-        weights = problem.start.new_empty(sum(size.numel() for size in sizes))
-        scalars = torch.empty(3, dtype=torch.float64)
-        results = _Gradient(*map(_address, (start, fixed, weights, scalars)))
+        of_start, of_fixed = start.new_empty(start.shape), fixed.new_empty(fixed.shape)
+        sizes = [weight.shape for weight in problem.inputs.weights]
+        of_weights = start.new_empty(sum(size.numel() for size in sizes))
+        of_scalars = torch.empty(len(Scalars._fields), dtype=torch.float64)
+        results = _Gradient(*map(_address, (of_start, of_fixed, of_weights, of_scalars)))
         call("solve_backward", _Cotangent(*map(_address, given)), results, saved[0])
-        parts = weights.split([size.numel() for size in sizes])
-        of_weights = (part.view(size) for part, size in zip(parts, sizes, strict=True))
-        return Problem._make([start, *scalars.to(start.dtype), fixed, *of_weights, None, None])
+        parts = of_weights.split([size.numel() for size in sizes])
+        weights = (part.view(size) for part, size in zip(parts, sizes, strict=True))
+        scalars = Scalars(*of_scalars.to(start.dtype))
+        return Inputs(of_start, scalars, of_fixed, Weights(*weights))
 
 
 class _Call:
@@ -160,9 +165,10 @@ class _Call:
 
     def __init__(self, problem: Problem, settings: Settings) -> None:
         assert LIBRARY is not None
-        self.functions, self.dtype = LIBRARY, problem.start.dtype
-        segments, channels = problem.start.shape
-        elements, hidden = len(problem.fixed), len(problem.gamma2)
+        start, scalars, fixed, weights = problem.inputs
+        assert problem.segments.ptr is not None
+        self.functions, self.dtype = LIBRARY, start.dtype
+        (segments, channels), elements, hidden = start.shape, len(fixed), len(weights.gamma2)
         wide, tail = 2 * hidden, hidden + OUTPUTS
         shapes = {
             "fixed": (elements, wide + tail),
@@ -174,13 +180,13 @@ class _Call:
             **dict.fromkeys(("gamma1", "beta1"), (wide,)),
             **dict.fromkeys(("gamma2", "beta2"), (hidden,)),
         }
+        operands = {"start": start, "fixed": fixed, "scale": problem.scale, **weights._asdict()}
         self.operands = {
-            name: _checked(getattr(problem, name).contiguous(), self.dtype, shape)
+            name: _checked(operands[name].contiguous(), self.dtype, shape)
             for name, shape in shapes.items()
         }
-        self.operands["index"] = _checked(
-            problem.segment_index.contiguous(), torch.long, (elements,)
-        )
+        ptr = problem.segments.ptr.contiguous()
+        self.operands["ptr"] = _checked(ptr, torch.long, (segments + 1,))
         interval = math.isqrt(settings.steps - 1) + 1 if settings.recompute else 0
         self.problem = _Problem(
             threads=torch.get_num_threads(),
@@ -193,9 +199,7 @@ class _Call:
             interval=interval,
             gtol=settings.gtol,
             clip=settings.clip or 0.0,
-            lr=float(problem.lr),
-            momentum=float(problem.momentum),
-            decay=float(problem.decay),
+            **{name: float(scalar) for name, scalar in scalars._asdict().items()},
             gemm=PRODUCTS[self.dtype],
             blas_threads=BLAS_THREADS,
             **{name: _address(tensor) for name, tensor in self.operands.items()},

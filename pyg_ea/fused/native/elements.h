@@ -1,5 +1,6 @@
 /* One block of elements through the potential's network and back, with the names and formulas of
- * ../elements.py. What lies between two products stays in the thread's cache.
+ * ../../potentials/closed_form.py and
+ * ../torch/elements.py. What lies between two products stays in the thread's cache.
  *
  * Included once for each REAL, after tanh_norm.h. wide = 2H, tail = H + 32, all = wide + tail.
  */
@@ -37,14 +38,13 @@ static void NAME(product)(NAME(Gemm) *gemm, int64_t rows, int64_t columns, int64
     gemm(&b_stored, &a_stored, &m, &n, &k, &one, b, &lda, a, &ldb, &beta, out, &ldc);
 }
 
-/* a[a_index] + b[b_index]. */
+/* a[index] + b. */
 TARGETS
 static void NAME(gather_add)(int64_t rows, int64_t d, const REAL *a, int64_t a_stride,
-                             const int64_t *a_index, const REAL *b, int64_t b_stride,
-                             const int64_t *b_index, REAL *outs)
+                             const int64_t *index, const REAL *b, int64_t b_stride, REAL *outs)
 {
     for (int64_t i = 0; i < rows; i++) {
-        const REAL *restrict one = a + a_index[i] * a_stride, *restrict other = b + b_index[i] * b_stride;
+        const REAL *restrict one = a + index[i] * a_stride, *restrict other = b + i * b_stride;
         REAL *restrict out = outs + i * d;
         SIMD()
         for (int64_t j = 0; j < d; j++) out[j] = one[j] + other[j];
@@ -78,22 +78,23 @@ static void NAME(add_rows)(int64_t rows, int64_t d, const REAL *from, int64_t st
 }
 
 /* Forward: adds delta of each element to its segment's total [segments, all]. from_y = A_y y of the
- * segments; an element's rows are fixed[order] and from_y[index]. Fills saved. memory: block_forward_memory(hidden) values a row. */
+ * segments, an element's row is from_y[index]. Fills saved. memory: block_forward_memory(hidden)
+ * values a row. */
 static int64_t NAME(block_forward_memory)(int64_t hidden) { return 9 * hidden + OUTPUTS + 8; }
 
 static void NAME(block_forward)(const NAME(Network) *net, int64_t rows, const REAL *from_y,
-                                const REAL *fixed, const int64_t *order, const int64_t *index,
-                                REAL *memory, NAME(Activations) saved, REAL *total)
+                                const REAL *fixed, const int64_t *index, REAL *memory,
+                                NAME(Activations) saved, REAL *total)
 {
     const int64_t hidden = net->hidden, wide = 2 * hidden, tail = hidden + OUTPUTS, all = wide + tail;
     REAL *u1 = memory, *t1 = u1 + rows * wide, *u23 = t1 + rows * wide, *t2 = u23 + rows * tail;
     REAL *to_t2 = t2 + rows * hidden, *d1 = to_t2 + rows * hidden, *of_rows = d1 + rows * wide;
     REAL *d3 = saved.d23 + hidden;
 
-    NAME(gather_add)(rows, wide, from_y, all, index, fixed, all, order, u1);
+    NAME(gather_add)(rows, wide, from_y, all, index, fixed, all, u1);
     const NAME(Stage) stage1 = {rows, wide, u1, wide, net->gamma1, net->beta1, t1, of_rows};
     NAME(at)(&stage1);
-    NAME(gather_add)(rows, tail, from_y + wide, all, index, fixed + wide, all, order, u23);
+    NAME(gather_add)(rows, tail, from_y + wide, all, index, fixed + wide, all, u23);
     NAME(product)(net->gemm, rows, tail, wide, t1, 'N', wide, net->b, 'T', wide, 1, u23, tail);
     NAME(scale)(rows, hidden, 1, u23, tail, NULL, saved.u2, hidden);
     const NAME(Stage) stage2 = {rows, hidden, saved.u2, hidden, net->gamma2, net->beta2, t2,
@@ -118,9 +119,9 @@ static void NAME(block_forward)(const NAME(Network) *net, int64_t rows, const RE
 static int64_t NAME(block_backward_memory)(int64_t hidden) { return 16 * hidden + 2 * OUTPUTS + 8; }
 
 static void NAME(block_backward)(const NAME(Network) *net, int64_t rows, const REAL *from_y1,
-                                 const REAL *from_dy, const REAL *fixed, const int64_t *order,
-                                 const int64_t *index, NAME(Activations) saved, REAL *memory,
-                                 REAL *d_fixed, REAL *total, NAME(NetworkGradient) d_net)
+                                 const REAL *from_dy, const REAL *fixed, const int64_t *index,
+                                 NAME(Activations) saved, REAL *memory, REAL *d_fixed,
+                                 REAL *total, NAME(NetworkGradient) d_net)
 {
     const int64_t hidden = net->hidden, wide = 2 * hidden, tail = hidden + OUTPUTS, all = wide + tail;
     REAL *u1 = memory, *t1 = u1 + rows * wide, *dt1 = t1 + rows * wide, *to_t1 = dt1 + rows * wide;
@@ -130,7 +131,7 @@ static void NAME(block_backward)(const NAME(Network) *net, int64_t rows, const R
     REAL *h23 = h + wide, *h3 = h23 + hidden;
     const REAL *d23 = saved.d23, *d3 = d23 + hidden;
 
-    NAME(gather_add)(rows, wide, from_y1, wide, index, fixed, all, order, u1);
+    NAME(gather_add)(rows, wide, from_y1, wide, index, fixed, all, u1);
     const NAME(Stage) stage1 = {rows, wide, u1, wide, net->gamma1, net->beta1, t1, of_rows};
     NAME(at)(&stage1);
     const NAME(Stage) stage2 = {rows, hidden, saved.u2, hidden, net->gamma2, net->beta2, t2,
@@ -160,6 +161,6 @@ static void NAME(block_backward)(const NAME(Network) *net, int64_t rows, const R
                   hidden);
     NAME(product)(net->gemm, OUTPUTS, hidden, rows, d3, 'T', tail, dt2, 'N', hidden, 1, d_net.w3,
                   hidden);
-    NAME(add_rows)(rows, all, h, all, order, d_fixed, all);
+    NAME(add_rows)(rows, all, h, all, NULL, d_fixed, all);
     NAME(add_rows)(rows, all, h, all, index, total, all);
 }

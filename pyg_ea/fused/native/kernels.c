@@ -10,7 +10,7 @@
 #include <omp.h>
 #endif
 
-#define VERSION 7 /* raised with any change here or in __init__.py that the other must know of */
+#define VERSION 8 /* raised with any change here or in __init__.py that the other must know of */
 #define EPS 1e-5  /* nn.LayerNorm's default */
 #define GROUP 64  /* rows summed at a time */
 #define OUTPUTS 32 /* width of the last layer */
@@ -77,8 +77,8 @@ typedef struct {
     int64_t saved_steps; /* how many of the last steps backward goes through */
     int64_t interval;    /* 0: forward saves these steps; else backward computes so many at a time again */
     double gtol, clip;   /* clip 0: none */
-    double lr, momentum, decay;
-    const int64_t *index; /* [N]: segment of each element */
+    double lr, momentum, prior_weight;
+    const int64_t *ptr; /* [S + 1]: elements ptr[s] to ptr[s + 1] are those of segment s */
     void *gemm;
     int (*blas_threads)(int); /* sets BLAS's threads for the calling thread, returns those before; or NULL */
     const void *fixed, *scale, *start, *a_y, *b, *w3, *gamma1, *beta1, *gamma2, *beta2;
@@ -86,7 +86,7 @@ typedef struct {
 
 typedef struct {
     void *y, *velocity;                        /* [S, D] */
-    void *mean_square, *path, *first_max, *max; /* [S] */
+    void *mean_square, *path, *first_max, *max; /* [S], of the gradient */
     int64_t *steps;                            /* [S] */
     unsigned char *converged, *diverged;       /* [S] */
 } Result;
@@ -98,23 +98,20 @@ typedef struct {
 typedef struct {
     void *start, *fixed;
     void *weights;   /* a_y, b, w3, gamma1, beta1, gamma2, beta2 one after the other */
-    double *scalars; /* lr, momentum, decay */
+    double *scalars; /* lr, momentum, prior_weight */
 } Gradient;
 
-enum { DONE, NO_MEMORY, BAD_SIZES, BAD_INDEX };
+enum { DONE, NO_MEMORY, BAD_SIZES, BAD_PTR };
 
 /* Consecutive segments that one thread takes through the solve together. */
 typedef struct {
-    int64_t first_segment, segments, elements;
-    const int64_t *order; /* its elements, those of a segment after the other */
+    int64_t first_segment, segments, first_element, elements;
 } Tile;
 
 typedef struct {
     int64_t tiles, most_segments, most_elements;
     int64_t stack;   /* steps whose parts of the gradient of a_y are added up together */
     int64_t *bounds; /* [tiles + 1]: first segment of each */
-    int64_t *order;  /* [N]: elements in the order of their segments */
-    int64_t *ptr;    /* [S + 1]: order[ptr[s]] to order[ptr[s + 1]] are those of segment s */
 } Tiling;
 
 /* Whether the products of a single set gain little from BLAS's own threads. */
@@ -130,17 +127,19 @@ static int64_t intervals(const Problem *p)
     return p->interval ? (p->steps + p->interval - 1) / p->interval : 0;
 }
 
-static Tile tile_at(const Tiling *tiling, int64_t k)
+static Tile tile_at(const Problem *p, const Tiling *tiling, int64_t k)
 {
-    const int64_t *ptr = tiling->ptr, first = tiling->bounds[k], end = tiling->bounds[k + 1];
-    const Tile tile = {first, end - first, ptr[end] - ptr[first], tiling->order + ptr[first]};
+    const int64_t *ptr = p->ptr, first = tiling->bounds[k], end = tiling->bounds[k + 1];
+    const Tile tile = {first, end - first, ptr[first], ptr[end] - ptr[first]};
     return tile;
 }
 
 /* The segment of each element of a tile, counted from the tile's first. */
 static void fill_index(const Problem *p, Tile tile, int64_t *index)
 {
-    for (int64_t i = 0; i < tile.elements; i++) index[i] = p->index[tile.order[i]] - tile.first_segment;
+    const int64_t *ptr = p->ptr + tile.first_segment;
+    for (int64_t s = 0; s < tile.segments; s++)
+        for (int64_t i = ptr[s]; i < ptr[s + 1]; i++) index[i - ptr[0]] = s;
 }
 
 static void *allocate(size_t bytes)
@@ -170,24 +169,11 @@ static int sizes_fit(const Problem *p)
            in_range(p->saved_steps, 0, p->steps) && in_range(p->interval, 0, p->steps);
 }
 
-/* Fills ptr and order, if index lies within the number of segments. */
-static int sort_elements(const Problem *p, int64_t *ptr, int64_t *order)
+static int ptr_fits(const Problem *p)
 {
-    memset(ptr, 0, (p->segments + 2) * sizeof(int64_t));
-    for (int64_t i = 0; i < p->elements; i++) {
-        if (!in_range(p->index[i], 0, p->segments - 1)) return BAD_INDEX;
-        ptr[p->index[i] + 2]++;
-    }
-    for (int64_t s = 0; s < p->segments; s++) ptr[s + 2] += ptr[s + 1];
-    for (int64_t i = 0; i < p->elements; i++) order[ptr[p->index[i] + 1]++] = i;
-    return DONE;
-}
-
-static void free_tiling(Tiling *tiling)
-{
-    free(tiling->bounds);
-    free(tiling->ptr);
-    free(tiling->order);
+    for (int64_t s = 0; s < p->segments; s++)
+        if (p->ptr[s] > p->ptr[s + 1]) return 0;
+    return p->ptr[0] == 0 && p->ptr[p->segments] == p->elements;
 }
 
 /* Divides the segments into tiles of a cacheful of elements, small enough for several threads. */
@@ -197,12 +183,10 @@ static int make_tiling(const Problem *p, Tiling *tiling)
     const int64_t limit = share < 128 ? 128 : share > 512 ? 512 : share;
     memset(tiling, 0, sizeof *tiling);
     if (!sizes_fit(p)) return BAD_SIZES;
+    if (!ptr_fits(p)) return BAD_PTR;
+    const int64_t *ptr = p->ptr;
     int64_t *bounds = tiling->bounds = malloc((p->segments + 1) * sizeof(int64_t));
-    int64_t *ptr = tiling->ptr = malloc((p->segments + 2) * sizeof(int64_t));
-    int64_t *order = tiling->order = malloc((p->elements + 1) * sizeof(int64_t));
-    if (bounds == NULL || ptr == NULL || order == NULL) return NO_MEMORY;
-    const int status = sort_elements(p, ptr, order);
-    if (status != DONE) return status;
+    if (bounds == NULL) return NO_MEMORY;
     bounds[0] = 0;
     for (int64_t first = 0, end; first < p->segments; first = end) {
         for (end = first + 1; end < p->segments; end++)

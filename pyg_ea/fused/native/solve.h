@@ -1,19 +1,19 @@
-/* A whole solve and its derivative, with the names and formulas of ../solve.py and ../torch_solve.py.
+/* A whole solve and its derivative, with the names and formulas of ../../solver.py and ../torch/steps.py.
  *
  * Segments are independent, so a thread takes a few of them, a tile, through all steps before it goes
  * on to the next tile: a step needs no barrier, and what it works on stays in the thread's cache. Tiles
- * depend on index alone. Gradients of the weights are summed over the tiles of a part, then over parts, in
+ * depend on ptr alone. Gradients of the weights are summed over the tiles of a part, then over parts, in
  * an order that depends on the number of threads alone.
  *
  * Included once for each REAL, after elements.h.
  */
 
-/* What backward needs of some steps of one tile with n elements and s segments, step after step. */
+/* Saved for backward: some steps of one tile with n elements and s segments, step after step. */
 typedef struct {
     REAL *y, *velocity, *g;         /* before the step; its gradient: [s, D] each */
     REAL *total, *from_y1;          /* [s, all], [s, wide] */
     NAME(Activations) activations;  /* of n elements */
-} NAME(Steps);
+} NAME(SavedSteps);
 
 /* Memory of one thread. */
 typedef struct {
@@ -24,7 +24,7 @@ typedef struct {
     NAME(Activations) activations;        /* of one block */
     REAL *to_y, *to_velocity, *to_ahead;  /* cotangents [s, D] */
     REAL *aheads, *dys, *h_totals;        /* of as many steps as stack: [stack, s, ...] */
-    NAME(Steps) steps;                    /* of interval steps, computed again */
+    NAME(SavedSteps) steps;                    /* of interval steps, computed again */
 } NAME(Workspace);
 
 /* The next n values of base, on a cache line of their own; counts them where base is NULL. So the same
@@ -47,11 +47,11 @@ static NAME(Activations) NAME(take_activations)(REAL *base, int64_t *used, int64
     return a;
 }
 
-static NAME(Steps) NAME(take_steps)(REAL *base, int64_t *used, const Problem *p, int64_t steps,
+static NAME(SavedSteps) NAME(take_steps)(REAL *base, int64_t *used, const Problem *p, int64_t steps,
                                     int64_t n, int64_t s)
 {
     const int64_t wide = 2 * p->hidden, all = wide + p->hidden + OUTPUTS;
-    NAME(Steps) saved;
+    NAME(SavedSteps) saved;
     saved.y = NAME(take)(base, used, steps * s * p->channels);
     saved.velocity = NAME(take)(base, used, steps * s * p->channels);
     saved.g = NAME(take)(base, used, steps * s * p->channels);
@@ -131,7 +131,8 @@ static void NAME(step_rows)(const Problem *p, const Result *r, int64_t first, in
                             const REAL *aheads, REAL *ys, REAL *velocities, REAL *gs)
 {
     const int64_t d = p->channels;
-    const REAL lr = (REAL)p->lr, mu = (REAL)p->momentum, decay = (REAL)p->decay, clip = (REAL)p->clip;
+    const REAL lr = (REAL)p->lr, mu = (REAL)p->momentum, clip = (REAL)p->clip;
+    const REAL prior_weight = (REAL)p->prior_weight;
     for (int64_t i = 0; i < rows; i++) {
         const REAL *restrict ahead = aheads + i * d;
         REAL *restrict y = ys + i * d, *restrict velocity = velocities + i * d;
@@ -140,7 +141,7 @@ static void NAME(step_rows)(const Problem *p, const Result *r, int64_t first, in
         REAL squares = 0, nothing = 0;
         SIMD(reduction(+ : squares))
         for (int64_t j = 0; j < d; j++) {
-            g[j] = scale * (2 * decay * ahead[j] + g[j]);
+            g[j] = scale * (2 * prior_weight * ahead[j] + g[j]);
             squares += g[j] * g[j];
         }
         const REAL largest = NAME(largest)(d, g);
@@ -169,13 +170,13 @@ static void NAME(step_rows)(const Problem *p, const Result *r, int64_t first, in
 /* Steps begin to end of a tile from the workspace's y and velocity on, in place. From save_from on they
  * are saved, if saved is not NULL; results go to r, if it is not NULL. */
 static void NAME(forward_tile)(const Problem *p, const NAME(Network) *net, NAME(Workspace) *w,
-                               Tile tile, int64_t begin, int64_t end, const NAME(Steps) *saved,
+                               Tile tile, int64_t begin, int64_t end, const NAME(SavedSteps) *saved,
                                int64_t save_from, const Result *r)
 {
     REAL *y = w->y, *velocity = w->velocity;
     const int64_t n = tile.elements, s = tile.segments, d = p->channels, hidden = p->hidden;
     const int64_t wide = 2 * hidden, all = wide + hidden + OUTPUTS;
-    const REAL *a_y = p->a_y, *fixed = p->fixed;
+    const REAL *a_y = p->a_y, *fixed = (const REAL *)p->fixed + tile.first_element * all;
     for (int64_t t = begin; t < end; t++) {
         const int save = saved != NULL && t >= save_from;
         const int64_t slot = t - save_from;
@@ -191,7 +192,7 @@ static void NAME(forward_tile)(const Problem *p, const NAME(Network) *net, NAME(
             const int64_t rows = n - i < BLOCK ? n - i : BLOCK;
             const NAME(Activations) here =
                 save ? NAME(activations_at)(saved->activations, slot, n, i, hidden) : w->activations;
-            NAME(block_forward)(net, rows, w->from_y, fixed, tile.order + i, w->index + i, w->block, here,
+            NAME(block_forward)(net, rows, w->from_y, fixed + i * all, w->index + i, w->block, here,
                                 w->total);
         }
         NAME(product)(net->gemm, s, d, all, w->total, 'N', all, a_y, 'N', d, 0, w->g, d);
@@ -212,7 +213,8 @@ static void NAME(step_rows_backward)(const Problem *p, const Cotangent *c, int64
                                      double *scalars)
 {
     const int64_t d = p->channels;
-    const REAL lr = (REAL)p->lr, mu = (REAL)p->momentum, decay = (REAL)p->decay, clip = (REAL)p->clip;
+    const REAL lr = (REAL)p->lr, mu = (REAL)p->momentum, clip = (REAL)p->clip;
+    const REAL prior_weight = (REAL)p->prior_weight;
     for (int64_t i = 0; i < rows; i++) {
         const REAL *restrict y = ys + i * d, *restrict velocity = velocities + i * d;
         const REAL *restrict g = gs + i * d;
@@ -224,8 +226,8 @@ static void NAME(step_rows_backward)(const Problem *p, const Cotangent *c, int64
         if (t == p->steps - 1) to_square += ((const REAL *)c->mean_square)[first + i];
         to_square *= (REAL)2 / d;
         const int moves = NAME(largest)(d, g) >= (REAL)p->gtol;
-        REAL of_lr = 0, of_mu = 0, of_decay = 0;
-        SIMD(reduction(+ : of_lr, of_mu, of_decay))
+        REAL of_lr = 0, of_mu = 0, of_prior_weight = 0;
+        SIMD(reduction(+ : of_lr, of_mu, of_prior_weight))
         for (int64_t j = 0; j < d; j++) {
             const REAL next = mu * velocity[j] - lr * g[j], to = moves ? y[j] + next : y[j];
             const REAL of_y = clip > 0 && !(to >= -clip && to <= clip) ? 0 : to_y[j];
@@ -237,12 +239,12 @@ static void NAME(step_rows_backward)(const Problem *p, const Cotangent *c, int64
             to_velocity[j] = mu * of_next;
             ahead[j] = y[j] + mu * velocity[j];
             dy[j] = scale * of_g;
-            to_ahead[j] = 2 * decay * dy[j];
-            of_decay += 2 * dy[j] * ahead[j];
+            to_ahead[j] = 2 * prior_weight * dy[j];
+            of_prior_weight += 2 * dy[j] * ahead[j];
         }
         scalars[0] += of_lr;
         scalars[1] += of_mu;
-        scalars[2] += of_decay;
+        scalars[2] += of_prior_weight;
     }
 }
 
@@ -266,13 +268,13 @@ static void NAME(ahead_rows_backward)(const Problem *p, int64_t n, const REAL *r
 /* Backward through steps end - 1 to begin of a tile; slot 0 of saved is that of step save_from. */
 static void NAME(backward_tile)(const Problem *p, const NAME(Network) *net, const Cotangent *c,
                                 NAME(Workspace) *w, Tile tile, int64_t begin, int64_t end,
-                                const NAME(Steps) *saved, int64_t save_from, int64_t stack,
+                                const NAME(SavedSteps) *saved, int64_t save_from, int64_t stack,
                                 REAL *d_fixed, REAL *d_a_y, NAME(NetworkGradient) d_net,
                                 double *scalars)
 {
     const int64_t n = tile.elements, s = tile.segments, d = p->channels, hidden = p->hidden;
     const int64_t wide = 2 * hidden, all = wide + hidden + OUTPUTS;
-    const REAL *a_y = p->a_y, *fixed = p->fixed;
+    const REAL *a_y = p->a_y, *fixed = (const REAL *)p->fixed + tile.first_element * all;
     int64_t place = stack;
     for (int64_t t = end - 1; t >= begin; t--) {
         const int64_t slot = t - save_from;
@@ -286,9 +288,9 @@ static void NAME(backward_tile)(const Problem *p, const NAME(Network) *net, cons
         for (int64_t i = 0; i < n; i += BLOCK) {
             const int64_t rows = n - i < BLOCK ? n - i : BLOCK;
             NAME(block_backward)(net, rows, saved->from_y1 + slot * s * wide, w->from_y,
-                                 fixed, tile.order + i, w->index + i,
+                                 fixed + i * all, w->index + i,
                                  NAME(activations_at)(saved->activations, slot, n, i, hidden), w->block,
-                                 d_fixed, h_total, d_net);
+                                 d_fixed + i * all, h_total, d_net);
         }
         NAME(product)(net->gemm, s, d, all, h_total, 'N', all, a_y, 'N', d, 1, w->to_ahead, d);
         NAME(ahead_rows_backward)(p, s * d, velocity, w->to_ahead, w->to_y, w->to_velocity, scalars);
@@ -311,11 +313,11 @@ static NAME(Network) NAME(network)(const Problem *p)
 
 /* Takes what forward saves of a tile: its last steps or, where they are computed again, y and velocity
  * [s, D] before the first of each interval steps. */
-static NAME(Steps) NAME(take_saved)(const Problem *p, Tile tile, REAL *base, int64_t *used)
+static NAME(SavedSteps) NAME(take_saved)(const Problem *p, Tile tile, REAL *base, int64_t *used)
 {
     if (p->interval == 0)
         return NAME(take_steps)(base, used, p, p->saved_steps, tile.elements, tile.segments);
-    NAME(Steps) states = {.y = NAME(take)(base, used, intervals(p) * tile.segments * p->channels)};
+    NAME(SavedSteps) states = {.y = NAME(take)(base, used, intervals(p) * tile.segments * p->channels)};
     states.velocity = NAME(take)(base, used, intervals(p) * tile.segments * p->channels);
     return states;
 }
@@ -326,7 +328,7 @@ static int64_t NAME(offsets)(const Problem *p, const Tiling *tiling, int64_t *of
     int64_t used = 0;
     for (int64_t k = 0; k < tiling->tiles; k++) {
         if (offsets != NULL) offsets[k] = used;
-        NAME(take_saved)(p, tile_at(tiling, k), NULL, &used);
+        NAME(take_saved)(p, tile_at(p, tiling, k), NULL, &used);
     }
     return used;
 }
@@ -335,7 +337,7 @@ int64_t NAME(saved_size)(const Problem *p)
 {
     Tiling tiling;
     const int64_t size = make_tiling(p, &tiling) == DONE ? NAME(offsets)(p, &tiling, NULL) : 0;
-    free_tiling(&tiling);
+    free(tiling.bounds);
     return size;
 }
 
@@ -352,7 +354,7 @@ static void NAME(forward_whole_tile)(const Problem *p, const NAME(Network) *net,
     for (int64_t s = tile.first_segment; s < tile.first_segment + tile.segments; s++)
         ((REAL *)r->path)[s] = ((REAL *)r->first_max)[s] = r->steps[s] = 0;
     if (saved != NULL && p->interval > 0) {
-        const NAME(Steps) states = NAME(take_saved)(p, tile, saved, &used);
+        const NAME(SavedSteps) states = NAME(take_saved)(p, tile, saved, &used);
         for (int64_t t = 0, k = 0; t < p->steps; t += p->interval, k++) {
             const int64_t end = t + p->interval < p->steps ? t + p->interval : p->steps;
             memcpy(states.y + k * n, w->y, n * sizeof(REAL));
@@ -360,7 +362,7 @@ static void NAME(forward_whole_tile)(const Problem *p, const NAME(Network) *net,
             NAME(forward_tile)(p, net, w, tile, t, end, NULL, 0, r);
         }
     } else {
-        NAME(Steps) steps;
+        NAME(SavedSteps) steps;
         if (saved != NULL) steps = NAME(take_saved)(p, tile, saved, &used);
         NAME(forward_tile)(p, net, w, tile, 0, p->steps, saved ? &steps : NULL,
                            p->steps - p->saved_steps, r);
@@ -412,7 +414,7 @@ static int NAME(prepare)(NAME(Job) *job, int backward)
 
 static int NAME(finish)(NAME(Job) *job, int status)
 {
-    free_tiling(&job->tiling);
+    free(job->tiling.bounds);
     free(job->memory);
     free(job->offsets);
     free(job->sums);
@@ -425,7 +427,7 @@ static void NAME(forward_thread)(NAME(Job) *job, int64_t thread)
     NAME(Workspace) w;
     NAME(layout)(&w, job->memory + thread * job->own, job->p, &job->tiling, 0);
     for (int64_t k; (k = take_next(&job->next)) < job->tiling.tiles;)
-        NAME(forward_whole_tile)(job->p, &job->net, job->r, &w, tile_at(&job->tiling, k),
+        NAME(forward_whole_tile)(job->p, &job->net, job->r, &w, tile_at(job->p, &job->tiling, k),
                                  job->saved ? job->saved + job->offsets[k] : NULL);
 }
 
@@ -442,15 +444,14 @@ static void NAME(backward_whole_tile)(NAME(Job) *job, NAME(Workspace) *w, int64_
                                       NAME(NetworkGradient) d_net, double *scalars)
 {
     const Problem *p = job->p;
-    const Tile tile = tile_at(&job->tiling, k);
+    const Tile tile = tile_at(job->p, &job->tiling, k);
     const int64_t n = tile.segments * p->channels, at = tile.first_segment * p->channels;
     const int64_t all = 3 * p->hidden + OUTPUTS;
-    REAL *d_fixed = job->gradient->fixed;
+    REAL *d_fixed = (REAL *)job->gradient->fixed + tile.first_element * all;
     int64_t used = 0;
-    const NAME(Steps) saved = NAME(take_saved)(p, tile, job->saved + job->offsets[k], &used);
+    const NAME(SavedSteps) saved = NAME(take_saved)(p, tile, job->saved + job->offsets[k], &used);
     fill_index(p, tile, w->index);
-    for (int64_t i = 0; i < tile.elements; i++)
-        memset(d_fixed + tile.order[i] * all, 0, all * sizeof(REAL));
+    memset(d_fixed, 0, tile.elements * all * sizeof(REAL));
     memcpy(w->to_y, (const REAL *)job->c->y + at, n * sizeof(REAL));
     memcpy(w->to_velocity, (const REAL *)job->c->velocity + at, n * sizeof(REAL));
     if (p->interval == 0) {

@@ -12,29 +12,10 @@ from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.inits import reset
 
-from pyg_ea.adjoints import Adjoint
-from pyg_ea.checks import positive_integer, reads_values
-from pyg_ea.edges import Edges
-from pyg_ea.energy import Scaling
-from pyg_ea.forms import Form, make_form
-from pyg_ea.solver import NesterovSolver
-from pyg_ea.sum_ea import SumEAAggregation
-
-
-def _aggregation(
-    aggr: str | list[str] | Aggregation | None, channels: int, settings: dict[str, Any]
-) -> str | list[str] | Aggregation:
-    """The aggregation that a user chose: sum and EA with ``settings`` unless ``aggr`` is given."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    if aggr is None:
-        return SumEAAggregation(channels, **given)
-    unused = [name for name in given if name != "validate"]
-    if unused:
-        raise ValueError(
-            f"aggr replaces EA, so {', '.join(unused)} would have no effect: leave them out, or "
-            "pass aggr=EAAggregation(...) with them"
-        )
-    return aggr
+from pyg_ea.checks import check_validate, pass_on_validate, positive_integer, reads_values
+from pyg_ea.conv.edges import Edges
+from pyg_ea.conv.forms import Form, make_form
+from pyg_ea.conv.sum_ea import SumEAAggregation
 
 
 class EAConv(MessagePassing):
@@ -67,19 +48,14 @@ class EAConv(MessagePassing):
         out_channels: size of the output.
         form: see above. The size of a message, ``channels`` below, is ``in_channels`` in GIN form
             and ``out_channels`` in GCN form.
-        hidden_channels: hidden width H of the potential. Default: a quarter of ``channels``, at
-            least 8. Run time grows with H².
-        steps: solver steps. Default: 2.
-        eval_steps: solver steps in eval mode. Default: ``steps``.
+        aggr: aggregation of the messages, a PyG aggregation or a name that PyG resolves. Its result
+            must have size ``channels``. Default: ``SumEAAggregation(channels)``; pass one of your
+            own for other settings of EA.
         edge_dim: size of floating-point edge features. Short for
             ``edge_encoder=nn.Linear(edge_dim, channels)``.
         edge_encoder: module that maps ``edge_attr``, of any dtype, to ``[E, channels]``, for
             example OGB's ``BondEncoder(channels)``. It is not called for a graph without edges.
             Default: edges have no features.
-        aggr: another aggregation in the place of sum and EA, a PyG aggregation or a name that PyG
-            resolves. Its result must have size ``channels``. Excludes the settings of EA:
-            ``hidden_channels``, ``steps``, ``eval_steps`` and the next line.
-        potential, prior, solver, adjoint, scaling: see :class:`EAAggregation`.
         validate: whether to check that node numbers exist and that the values of ``adj_t`` are 1,
             and, in EA, the values of messages. Checking reads the data. Default: on for tensors in
             CPU memory, off on accelerators, where it would wait for the device. Other checks are
@@ -98,12 +74,12 @@ class EAConv(MessagePassing):
         - **output:** :math:`(N_{receivers}, D_{out})`
 
     Raises:
-        ValueError: for sizes, shapes or node numbers that do not fit, for both ``edge_dim`` and
-            ``edge_encoder``, and for ``aggr`` beside settings of EA.
+        ValueError: for sizes, shapes or node numbers that do not fit, and for both ``edge_dim`` and
+            ``edge_encoder``.
         TypeError: for a wrong type or dtype.
 
     Example:
-        >>> conv = EAConv(16, 32, form="gin", edge_dim=4, steps=5)
+        >>> conv = EAConv(16, 32, form="gin", edge_dim=4)
         >>> edge_index = torch.tensor([[0, 1, 2], [1, 0, 1]])
         >>> conv(torch.randn(3, 16), edge_index, torch.randn(3, 4)).shape
         torch.Size([3, 32])
@@ -114,49 +90,31 @@ class EAConv(MessagePassing):
         in_channels: int,
         out_channels: int,
         form: Literal["gin", "gcn"] | Form = "gin",
-        hidden_channels: int | None = None,
-        steps: int | None = None,
-        eval_steps: int | None = None,
+        aggr: str | list[str] | Aggregation | None = None,
         *,
         edge_dim: int | None = None,
         edge_encoder: nn.Module | None = None,
-        aggr: str | list[str] | Aggregation | None = None,
-        potential: nn.Module | None = None,
-        prior: nn.Module | None = None,
-        solver: NesterovSolver | None = None,
-        adjoint: Adjoint | None = None,
-        scaling: Scaling | None = None,
         validate: bool | None = None,
     ) -> None:
-        positive_integer("in_channels", in_channels)
-        positive_integer("out_channels", out_channels)
+        in_channels = positive_integer("in_channels", in_channels)
+        out_channels = positive_integer("out_channels", out_channels)
         around = make_form(form, in_channels, out_channels)
-        settings = {
-            "hidden_channels": hidden_channels,
-            "steps": steps,
-            "eval_steps": eval_steps,
-            "potential": potential,
-            "prior": prior,
-            "solver": solver,
-            "adjoint": adjoint,
-            "scaling": scaling,
-            "validate": validate,
-        }
-        super().__init__(aggr=_aggregation(aggr, around.channels, settings))
+        super().__init__(aggr=SumEAAggregation(around.channels) if aggr is None else aggr)
+        pass_on_validate(self, validate)
         if edge_dim is not None:
             if edge_encoder is not None:
                 raise ValueError(
                     "edge_dim is short for edge_encoder=nn.Linear(edge_dim, channels): "
                     "pass one of the two"
                 )
-            positive_integer("edge_dim", edge_dim)
+            edge_dim = positive_integer("edge_dim", edge_dim)
             edge_encoder = nn.Linear(edge_dim, around.channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.form = around
         self.edge_dim = edge_dim
         self.edge_encoder = edge_encoder
-        self.validate = validate
+        self.validate = check_validate(validate)
 
     def reset_parameters(self) -> None:
         """Re-initialises all parameters."""

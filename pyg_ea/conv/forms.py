@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
-from pyg_ea.edges import Edges
+from pyg_ea.conv.edges import Edges
 from pyg_ea.tensors import state_dtype
+from pyg_ea.transforms import reshape_scalars
 
 Normalization = tuple[Tensor, Tensor]
 """Factors of sources ``[N, 1]`` and of receivers ``[M, 1]``. A message is multiplied by both."""
@@ -63,7 +64,8 @@ class GINForm(nn.Module):
                 nn.Linear(out_channels, out_channels),
             )
         self.mlp = mlp
-        self.eps = nn.Parameter(torch.zeros(()))
+        self.eps = nn.Parameter(torch.zeros(1))
+        self.register_load_state_dict_pre_hook(reshape_scalars)
 
     def reset_parameters(self) -> None:
         """Re-initialises the network and sets epsilon to 0."""

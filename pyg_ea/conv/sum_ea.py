@@ -10,6 +10,7 @@ from torch_geometric.nn.aggr import Aggregation
 
 from pyg_ea.aggregation import EAAggregation
 from pyg_ea.checks import checked_segments, positive_integer
+from pyg_ea.solver import STEPS
 
 NARROWEST = 8  # narrower potentials can diverge from the start
 START = 0.01  # standard deviation of W at the start: nearly the sum, yet EA has a gradient
@@ -41,12 +42,13 @@ class SumEAAggregation(Aggregation):
     """
 
     def __init__(
-        self, channels: int, hidden_channels: int | None = None, steps: int = 2, **settings: Any
+        self, channels: int, hidden_channels: int | None = None, steps: int = STEPS, **settings: Any
     ) -> None:
         super().__init__()
-        positive_integer("channels", channels)
-        hidden = max(NARROWEST, channels // 4) if hidden_channels is None else hidden_channels
-        self.ea = EAAggregation(channels, channels, hidden, steps, **settings)
+        channels = positive_integer("channels", channels)
+        if hidden_channels is None and "potential" not in settings:
+            hidden_channels = max(NARROWEST, channels // 4)
+        self.ea = EAAggregation(channels, channels, hidden_channels, steps, **settings)
         self.norm = nn.LayerNorm(channels)
         self.linear = nn.Linear(channels, channels)
         self.reset_parameters()
@@ -72,4 +74,5 @@ class SumEAAggregation(Aggregation):
         index, size = segments.index, segments.num_segments
         y = self.ea(x, index, dim_size=size, dim=dim).movedim(dim, -2)
         beside = torch.where((segments.count > 0)[:, None], self.linear(self.norm(y)), 0.0)
-        return self.reduce(x, index, None, size, dim, reduce="sum") + beside.movedim(-2, dim)
+        total = self.reduce(x, index, None, size, dim, reduce="sum") + beside.movedim(-2, dim)
+        return total.contiguous()
