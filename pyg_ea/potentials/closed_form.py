@@ -102,10 +102,11 @@ class ClosedForm:
     ) -> None:
         x, self.segments = segments.sort(x)
         with without_autocast(x):
-            one = layer3.matrix.new_ones(OUTPUTS).diag()
-            last = skip3 or Affine(one, torch.zeros_like(layer3.offset))
-            w3 = layer3.matrix + last.matrix
-            w3_r2, c2 = _after(w3, layer3.offset + last.offset, skip2)
+            if skip3 is None:
+                w3, c3 = layer3.matrix + layer3.matrix.new_ones(OUTPUTS).diag(), layer3.offset
+            else:
+                w3, c3 = layer3.matrix + skip3.matrix, layer3.offset + skip3.offset
+            w3_r2, c2 = _after(w3, c3, skip2)
             b = torch.cat([layer2.matrix, w3_r2])
             b_r1, c1 = _after(b, torch.cat([layer2.offset, c2]), skip1)
             a = torch.cat([layer1.matrix, b_r1])

@@ -22,12 +22,6 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     **dict.fromkeys(("norm1", "norm2"), NORM),
 }
 """Classes of the modules that the closed form describes."""
-HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_hooks",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-)
 
 
 class ResNetPotential(Potential):
@@ -120,7 +114,13 @@ def _tanh_norm(u: Tensor, norm: Any) -> Tensor:
 
 def _is_unchanged(module: nn.Module) -> bool:
     """Whether the module has no hooks, and the forward of its class."""
-    return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in HOOKS)
+    return not (
+        "forward" in vars(module)
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def _is_exactly(module: Any, kinds: tuple[type[nn.Module], ...]) -> bool:
