@@ -34,7 +34,7 @@ ADJOINTS = {
 
 MODES = {
     "pyg eager": "PyG's layer",
-    "unrolled eager": "`solve_backend(\"torch\")`",
+    "unrolled eager": '`solve_backend("torch")`',
     "unrolled default": "compiled inner step (removed since)",
     "unrolled graph": "compiled inner step in a CUDA graph (removed since)",
 }
@@ -69,7 +69,9 @@ def adjoint_table() -> str:
     for name, label in ADJOINTS.items():
         step, evaluation = (_short(_to_pyg(time, key, name)) for key in ("step", "eval"))
         mib = _peak(peak, name)
-        memory = ("", "") if mib is None or theirs is None else (f"{mib:,.0f}", f"{mib / theirs:.2f}")
+        memory = (
+            ("", "") if mib is None or theirs is None else (f"{mib:,.0f}", f"{mib / theirs:.2f}")
+        )
         rows.append([label, step, evaluation, *memory])
     return table(["", "training step", "evaluation", "peak, MiB", "peak / PyG"], rows)
 

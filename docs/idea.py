@@ -74,7 +74,8 @@ def path(layer: EAAggregation, x: Tensor) -> Tensor:
     layer.eval()
     ys = [torch.zeros(1, 2)]
     with torch.no_grad():
-        for layer.eval_steps in range(1, layer.steps + 1):
+        for steps in range(1, layer.steps + 1):
+            layer.eval_steps = steps
             ys.append(layer(x))
     return torch.cat(ys)
 
@@ -93,6 +94,6 @@ def _draw(axes: Axes, layer: EAAggregation, x: Tensor) -> None:
     ys = path(layer, x)
     axes.plot(*x.T, "o", color="0.1", markersize=4.5, label="elements $x_i$ of a set")
     axes.plot(*ys.T, "o-", color="C1", markersize=3, label="$y$, step by step from 0")
-    style = {"color": "C1", "markeredgecolor": "white", "markersize": 15}
-    axes.plot(*ys[-1:].T, "*", label="result", zorder=3, **style)
+    (star,) = axes.plot(*ys[-1:].T, "*", color="C1", markersize=15, label="result", zorder=3)
+    star.set_markeredgecolor("white")
     axes.set(xlim=LIMITS[0], ylim=LIMITS[1], xticks=[], yticks=[])

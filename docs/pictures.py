@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
 import matplotlib as mpl
+import pandas as pd
 from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,7 +31,7 @@ def figures() -> dict[Path, Callable[[], Figure]]:
     drawn: dict[str, Callable[[], Figure]] = {
         "scores": _scores,
         "differences": _differences,
-        **{f"cost-{data}": lambda data=data: _cost(data) for data in NAMED},
+        **{f"cost-{data}": partial(_cost, data) for data in NAMED},
         "layers": _layers,
         "memory": _memory,
         "models": _models,
@@ -54,13 +56,15 @@ KINDS = {  # marker and colour of a kind of readout
     "PyG's EA": ("X", "C3"),
 }
 
+_ON_BOTH = "mean max set-transformer pna mean-wide-head mean+sum+max-wide-head"
+_ON_BOTH += " pyg-ea ea half-ea wide-ea wide-ea+mean+sum+max"
 NAMED = {
-    "embedded-nci": ("mean", "max", "set-transformer", "pna", "mean-wide-head", "pna-wide-head")
-    + ("mean+sum+max-wide-head", "pyg-ea", "ea", "half-ea", "wide-ea", "wide-ea+mean+sum+max"),
-    "pcba-19k": ("mean", "max", "set-transformer", "pna", "mean-wide-head", "mean+sum+max")
-    + ("mean+sum+max-wide-head", "pyg-ea", "ea", "half-ea", "wide-ea", "wide-ea+mean+sum+max"),
-    "binding-60k": ("mean-head", "mean+sum+max-head", "set-transformer-head", "pna", "pna-head")
-    + ("pyg-ea", "half-ea", "wide-ea", "ea+mean+sum+max", "narrow-ea+mean+sum+max-head"),
+    "embedded-nci": [*_ON_BOTH.split(), "pna-wide-head"],
+    "pcba-19k": [*_ON_BOTH.split(), "mean+sum+max"],
+    "binding-60k": [
+        *("mean-head", "mean+sum+max-head", "set-transformer-head", "pna", "pna-head", "pyg-ea"),
+        *("half-ea", "wide-ea", "ea+mean+sum+max", "narrow-ea+mean+sum+max-head"),
+    ],
 }
 """Rows of the pictures of score against time: few enough that each can have its name."""
 
@@ -77,7 +81,7 @@ def _scores() -> Figure:
     """Score and time of the readouts of the README."""
     shown, cost = ("embedded-nci", "pcba-19k"), cost_of("readout")["ratio"]
     runs = [runs_of("readout", data) for data in shown]
-    order = sorted(SHORT, key=lambda row: -float(_mean(runs[0], row) + _mean(runs[1], row)))
+    order = sorted(SHORT, key=lambda row: -_mean(runs[0], row) - _mean(runs[1], row))
     figure = Figure(figsize=(7.2, 3.2))
     panels = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 0.7))
     for axes, data, own in zip(panels, shown, runs, strict=False):
@@ -103,8 +107,8 @@ def _add_kinds(figure: Figure, rows: Sequence[str]) -> None:
     figure.legend(handles, list(kinds), loc="outside lower center", ncols=4, handletextpad=0)
 
 
-def _mean(runs: object, row: str) -> float:
-    return float(runs.loc[runs["row"] == row, "test"].mean())  # type: ignore[attr-defined]
+def _mean(runs: pd.DataFrame, row: str) -> float:
+    return float(runs.loc[runs["row"] == row, "test"].mean())
 
 
 def _cost(data: str) -> Figure:
@@ -146,47 +150,46 @@ def add_names(axes: Axes, points: Mapping[str, tuple[float, float]]) -> list[Tex
         ax=axes,
         expand=(1.15, 1.6),
         force_text=(0.2, 0.5),
-        iter_lim=2000,
-        time_lim=60,
+        iter_lim=1000,
         arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7},
     )
     return texts
 
 
-COMPARED = {
-    "EA 384 alone": ("wide-ea", {"readout": "wide-ea", "heads": "wide-ea", "whole": "wide-ea"}),
+RIVALS = {
+    "readout": "mean+sum+max-wide-head",
+    "heads": "mean+sum+max-head",
+    "whole": "mean+sum+max-head",
 }
+"""Mean, sum and max with an MLP head in each study."""
+BESIDE = {
+    "readout": "wide-ea+mean+sum+max",
+    "heads": "ea+mean+sum+max",
+    "whole": "ea+mean+sum+max",
+}
+"""EA beside mean, sum and max in each study."""
 
 
 def _differences() -> Figure:
     """Paired differences of EA to mean+sum+max with an MLP head, on each data set."""
-    rivals = {"readout": "mean+sum+max-wide-head", "heads": "mean+sum+max-head"}
-    rivals["whole"] = rivals["heads"]
-    beside = {"readout": "wide-ea+mean+sum+max", "heads": "ea+mean+sum+max"}
-    beside["whole"] = beside["heads"]
-    shown = [data for data in DATA if data != "hiv"]
-    figure = Figure(figsize=(6.4, 2.4))
+    shown = [data for data, own in DATA.items() if data != "hiv"]
+    compared = {"EA 384 alone": dict.fromkeys(RIVALS, "wide-ea"), "EA + mean+sum+max": BESIDE}
+    figure = Figure(figsize=(6.4, 2.6))
     axes = figure.subplots()
-    for offset, (label, rows, mark) in enumerate(
-        (
-            ("EA 384 alone", dict.fromkeys(rivals, "wide-ea"), ("D", "C1")),
-            ("EA beside mean+sum+max", beside, ("o", "C0")),
-        )
-    ):
-        for place, data in enumerate(shown):
+    for offset, ((label, rows), marker) in enumerate(zip(compared.items(), "Do", strict=True)):
+        means, errors = [], []
+        for data in shown:
             study = DATA[data].study
-            values = differences(runs_of(study, data), rows[study], rivals[study], "test")
-            error = stdev(values) / len(values) ** 0.5
-            style = {"fmt": mark[0], "color": mark[1], "elinewidth": 1.2}
-            named = {"label": label} if place == 0 else {}
-            axes.errorbar(mean(values), place + 0.24 * offset, xerr=error, **style, **named)
+            values = differences(runs_of(study, data), rows[study], RIVALS[study], "test")
+            means.append(mean(values))
+            errors.append(stdev(values) / len(values) ** 0.5)
+        places = [place + 0.3 * offset for place in range(len(shown))]
+        axes.errorbar(means, places, xerr=errors, fmt=marker, color=f"C{1 - offset}", label=label)
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks([place + 0.12 for place in range(len(shown))], shown)
+    axes.set_yticks([place + 0.15 for place in range(len(shown))], shown)
     axes.invert_yaxis()
     axes.set(xlabel="test AP minus that of mean+sum+max with an MLP head")
-    axes.legend(loc="outside right center") if False else figure.legend(
-        loc="outside lower center", ncols=2
-    )
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -209,7 +212,7 @@ def _layers() -> Figure:
     axes.invert_yaxis()
     axes.axvline(1, color="0.3", linewidth=1)
     axes.set(xlim=(0, 1.05), xlabel="time, PyG's EquilibriumAggregation = 1")
-    axes.legend(loc="center right")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

@@ -79,8 +79,10 @@ def _titles(runs: Mapping[str, pd.DataFrame]) -> list[str]:
 
 # ---- readouts of molecules
 
-LINEAR = ("mean", "sum", "max", "attention", "set2set", "set-transformer", "pna", "pyg-ea", "ea")
-LINEAR += ("wide-ea", "mean+sum+max", "ea+mean+sum+max", "wide-ea+mean+sum+max")
+LINEAR = (
+    *("mean", "sum", "max", "attention", "set2set", "set-transformer", "pna", "pyg-ea", "ea"),
+    *("wide-ea", "mean+sum+max", "ea+mean+sum+max", "wide-ea+mean+sum+max"),
+)
 CAPACITY = {
     "mean, MLP": ("mean-wide-head", "mean-head"),
     "sum, MLP": ("sum-wide-head", "sum-head"),
