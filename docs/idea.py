@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyg_ea import EAAggregation, NesterovSolver, NoPrior
+from pyg_ea import EAAggregation, NesterovSolver
+from pyg_ea.energy import NoPrior
 from pyg_ea.potentials import MeanPotential
 
 LIMITS = (-4.2, 6.6), (-2.0, 5.4)
