@@ -18,7 +18,10 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from pyg_ea import EAAggregation, Energy, MeanPotential, NesterovSolver, NoPrior, Segments
+from pyg_ea import EAAggregation, NesterovSolver
+from pyg_ea.energy import Energy, NoPrior
+from pyg_ea.potentials import MeanPotential
+from pyg_ea.segments import Segments
 
 torch.manual_seed(0)
 x = torch.randn(12, 2) + torch.tensor([1.5, 1.0])  # one set of 12 elements

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.utils import softmax
 
-from pyg_ea import AttentionPotential, EAAggregation, NesterovSolver, NoPrior
+from pyg_ea import EAAggregation, NesterovSolver
+from pyg_ea.energy import NoPrior
+from pyg_ea.potentials import AttentionPotential
 
 torch.manual_seed(0)
 
@@ -141,7 +143,7 @@ assert torch.allclose(gradients[0], gradients[1], atol=1e-2)
 #
 # The gradient of such a potential comes from autograd at every step. Training differentiates it
 # twice, so it must not change y in place. A potential with a gradient in closed form can subclass
-# ``pyg_ea.Potential`` and override ``bind``; see :class:`pyg_ea.potentials.BoundPotential`.
+# ``pyg_ea.potentials.Potential`` and override ``bind``; see :class:`pyg_ea.potentials.BoundPotential`.
 #
 # The step size must suit the curvature of the energy. If ``layer.diagnose(x, index)`` says
 # ``diverged``, lower ``NesterovSolver(lr=...)``.
