@@ -16,15 +16,8 @@ from torch_geometric.nn.aggr import (
 )
 
 from benchmarks.workloads import SEED
-from pyg_ea import (
-    Adjoint,
-    Checkpointed,
-    EAAggregation,
-    Implicit,
-    ResNetPotential,
-    Truncated,
-    Unrolled,
-)
+from pyg_ea import Checkpointed, EAAggregation, Implicit, ResNetPotential, Truncated, Unrolled
+from pyg_ea.adjoints import Adjoint
 
 Build = Callable[[int, int], nn.Module]  # channels, steps -> layer
 

@@ -40,7 +40,7 @@ from experiments.molpcba.data import MoleculeData, load
 from experiments.molpcba.evaluation import score
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.model import MoleculeNetwork
-from experiments.studies.report import difference_text
+from experiments.report import difference_text
 
 RECORDS = "records.csv"
 EA_SEEDS = 3

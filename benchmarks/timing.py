@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.contestants import Contestant
 from benchmarks.workloads import Workload
-from pyg_ea import ImplicitGradientWarning
+from pyg_ea.adjoints import ImplicitGradientWarning
 
 Times = dict[str, float]  # quantity -> seconds
 TURN = 0.1  # seconds: one call of a millisecond is mostly noise

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
+from experiments.records import Records
+
 RESULTS = Path(__file__).parents[1] / "results"
 MADE = Path(__file__).parent / "made"
 STYLE = Path(__file__).parents[1] / "experiments" / "pictures.mplstyle"
@@ -93,6 +97,11 @@ SHORT = {
     )
 }
 """Readouts of the README."""
+
+
+def runs_of(study: str, data: str) -> pd.DataFrame:
+    """Returns the recorded runs of a study on a data set."""
+    return Records(RESULTS / "ablations" / f"{study}-on-{data}").runs
 
 
 def folders(pattern: str) -> list[Path]:

@@ -19,11 +19,11 @@ from matplotlib.ticker import AutoLocator, ScalarFormatter
 
 from benchmarks.analysis import Ratio, ratio, select
 from benchmarks.records import read
-from docs.common import DATA, LABELS, MADE, RESULTS, SHORT, STYLE
+from docs.common import DATA, LABELS, MADE, RESULTS, SHORT, STYLE, runs_of
 from docs.costs import SIZES, model_ratio
-from docs.tables import cost_of, runs_of
-from experiments.molpcba.evaluation import TITLES
-from experiments.studies.report import differences
+from docs.tables import cost_of
+from experiments.metrics import TITLES
+from experiments.report import differences
 
 
 def figures() -> dict[Path, Callable[[], Figure]]:

@@ -20,8 +20,8 @@ from docs.idea import idea
 from docs.pictures import figures, svg
 from docs.tables import pages
 from experiments.common import write_text
-from experiments.studies.records import Records
-from experiments.studies.report import markdown
+from experiments.records import Records
+from experiments.report import markdown
 
 TRAINER = {
     "loader": loader,

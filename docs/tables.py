@@ -9,12 +9,12 @@ from statistics import mean, stdev
 import pandas as pd
 
 from benchmarks import readouts
-from benchmarks.records import read
-from docs.common import DATA, LABELS, MADE, RESULTS, SHORT, table
-from docs.costs import adjoint_table, gpu_table, layer_table, model_ratio, model_table
-from experiments.molpcba.evaluation import TITLES
-from experiments.studies.records import Records
-from experiments.studies.report import differences
+from docs.common import DATA, LABELS, MADE, RESULTS, SHORT, runs_of, table
+from docs.costs import adjoint_table, gpu_table, layer_table, model_table
+from docs.paper import paper_table
+from experiments.metrics import TITLES
+from experiments.records import Records
+from experiments.report import differences
 
 COSTS = {
     "readout": "readouts-on-embedded-nci",
@@ -49,11 +49,6 @@ def pages() -> dict[Path, Callable[[], str]]:
 
 
 # ---- records
-
-
-def runs_of(study: str, data: str) -> pd.DataFrame:
-    """Returns the recorded runs of a study on a data set."""
-    return Records(RESULTS / "ablations" / f"{study}-on-{data}").runs
 
 
 def cost_of(study: str) -> pd.DataFrame:
@@ -270,83 +265,3 @@ def counting_table() -> str:
         for row, values in zip(means.index, means.to_numpy(), strict=True)
     ]
     return table(["accuracy", *columns.values()], lines)
-
-
-# ---- the paper
-
-
-def paper_table() -> str:
-    """Every table and figure of the paper's appendix, beside what came out here."""
-    median = Records(RESULTS / "median").runs.groupby("row")["test"].mean()
-    best_other = median.drop(["ea", "ea_quantile"]).min()
-    models = read(RESULTS / "benchmarks" / "model-2-cores")
-    times = [model_ratio(models, "unrolled", steps).median for steps in (2, 5, 10)]
-    study = "python -m experiments.studies"
-    return table(
-        ["what", "the paper", "here", "command"],
-        [
-            [
-                "Figure 3, D.1: median of a set, error over that of the best other aggregator",
-                "about 0.1",
-                f"{median['ea_quantile'] / best_other:.1f} with the quantile potential; "
-                f"{median['ea'] / best_other:.1f} with the learned one",
-                "`python -m experiments.median`",
-            ],
-            [
-                "Figure C.1: step size, momentum, regulariser over training",
-                "settle after 10⁶ steps",
-                "[stay within 4 % of their start](records.md#step-size-and-momentum)",
-                "`python -m experiments.molpcba --data embedded --model gin --steps 15`",
-            ],
-            [
-                "D.2: MOLPCBA, GCN and GIN, global and local EA",
-                "in the main text",
-                "not run: 437,929 molecules need a GPU",
-                "`python -m experiments.molpcba --config configs/molpcba/gin_ea.yaml`",
-            ],
-            [
-                "D.2: local EA, difference to the sum, GIN / GCN",
-                "in the main text",
-                " / ".join(
-                    f"{_mean_difference('local', row, other):+.3f}"
-                    for row, other in (("gin-ea", "gin-sum"), ("gcn-ea", "gcn-sum"))
-                ),
-                f"`{study} local --epochs 20`",
-            ],
-            [
-                "E.1: valid AP with 1 / 2 / 5 / 10 steps",
-                "0.235 / 0.257 / 0.263 / 0.268",
-                _valid("steps", "ea-1", "ea-2", "ea-5", "ea-10"),
-                f"`{study} steps --epochs 20`",
-            ],
-            [
-                "E.2: time with 2 / 5 / 10 steps over that of the sum",
-                "1.42 / 1.84 / 2.86",
-                " / ".join(f"{value:.2f}" for value in times),
-                "`python -m benchmarks --only model --threads 2`",
-            ],
-            [
-                "E.3: valid AP with auxiliary weight 1e-4 / 1e-3 / 1e-2 / 1e-1 / 1",
-                "0.250 / 0.261 / 0.257 / 0.254 / 0.263",
-                _valid("aux", "aux-0.0001", "aux-0.001", "aux-0.01", "aux-0.1", "aux-1"),
-                f"`{study} aux --epochs 20`",
-            ],
-            [
-                "E.4: valid AP with 10 / 30 / 60 / 100 / 130 % of the potential's width",
-                "0.208 / 0.218 / 0.228 / 0.233 / 0.222",
-                _valid("capacity", *(f"{share}-percent" for share in (10, 30, 60, 100, 130))),
-                f"`{study} capacity --epochs 20`",
-            ],
-        ],
-        align="---",
-    )
-
-
-def _valid(study: str, *rows: str) -> str:
-    runs = runs_of(study, "embedded-nci")
-    return " / ".join(f"{runs.loc[runs['row'] == row, 'valid'].mean():.3f}" for row in rows)
-
-
-def _mean_difference(study: str, row: str, other: str) -> float:
-    means = runs_of(study, "embedded-nci").groupby("row")["test"].mean()
-    return float(means[row] - means[other])

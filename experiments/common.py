@@ -16,6 +16,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+import yaml
+from filelock import FileLock, Timeout
 
 PACKAGES = ("pyg_ea", "torch", "torch-geometric", "lightning", "ogb", "rdkit", "numpy")
 
@@ -28,7 +30,16 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
-    """A run was asked to stop; ``str(error)`` is the name of the signal."""
+    """A run was asked to stop by a signal.
+
+    Args:
+        name: the signal's name.
+        way_on: what the user can do to continue.
+    """
+
+    def __init__(self, name: str = "SIGINT", way_on: str = "the same command continues") -> None:
+        super().__init__(name, way_on)
+        self.name, self.way_on = name, way_on
 
 
 def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., int]:
@@ -44,10 +55,9 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
             print(f"error: {error}", file=sys.stderr)
             return 2
         except (KeyboardInterrupt, Interrupted) as error:
-            name = str(error) or "SIGINT"
-            print(f"stopped by {name}: --resume continues a run, the same command a study",
-                  file=sys.stderr)  # fmt: skip
-            return 143 if name == "SIGTERM" else 130
+            stop = error if isinstance(error, Interrupted) else Interrupted()
+            print(f"stopped by {stop.name}: {stop.way_on}", file=sys.stderr)
+            return 143 if stop.name == "SIGTERM" else 130
 
     main.__doc__ = f"Command line; returns the exit code.\n\n{function.__doc__}"
     return main
@@ -71,6 +81,55 @@ def write_text(path: Path, text: str) -> None:
     """Writes a whole file or, if interrupted, none of it."""
     with atomic(path) as temporary:
         temporary.write_text(text)
+
+
+@contextmanager
+def owned(folder: Path, other: str) -> Iterator[None]:
+    """Holds a folder, made if need be, against other processes of this project.
+
+    The system drops the lock when the process ends, however it ends.
+
+    Args:
+        folder: the folder.
+        other: the flag by which the user chooses another one.
+
+    Raises:
+        UserError: when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"another process is at work in {folder}: wait until it has ended, or choose another "
+            f"folder with {other}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file of settings.
+
+    Raises:
+        UserError: when it cannot be read or is no mapping. Aliases are refused, since nested ones
+            stand for content without bound.
+    """
+    try:
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file")
+        text = path.read_text()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise UserError(f"{path}: aliases (*name) are not supported, write the values out")
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} has no settings: expected lines such as 'lr: 0.01'")
+    return content
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -136,6 +195,14 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def duration(seconds: float) -> str:
+    """``1 h 5 min``, ``5 min 10 s`` or ``10 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def mean_and_deviation(values: Sequence[float], form: str = ".4f") -> str:

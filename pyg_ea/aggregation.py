@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.inits import reset
 
@@ -31,6 +32,7 @@ from pyg_ea.solver import STEPS, NesterovSolver, Solution
 from pyg_ea.tensors import is_concrete, state_dtype
 
 T = TypeVar("T")
+LIBRARIES = ("pyg_ea.", "torch.", "torch_geometric.")
 
 
 class EAAggregation(Aggregation):
@@ -107,7 +109,9 @@ class EAAggregation(Aggregation):
         self.in_channels = positive_integer("in_channels", in_channels)
         self.out_channels = positive_integer("out_channels", out_channels)
         self.steps = positive_integer("steps", steps)
-        self.eval_steps = positive_integer("eval_steps", steps if eval_steps is None else eval_steps)
+        self.eval_steps = positive_integer(
+            "eval_steps", steps if eval_steps is None else eval_steps
+        )
         if potential is None:
             hidden = in_channels if hidden_channels is None else hidden_channels
             hidden = positive_integer("hidden_channels", hidden)
@@ -177,7 +181,8 @@ class EAAggregation(Aggregation):
         x, segments, leading, size = self._elements(x, index, ptr, dim_size, dim)
         solution = _outside_inference_mode(self._solution, x, segments)
         collect(solution)
-        self.solution = Solution(*(field.detach() for field in solution))
+        if not torch.compiler.is_exporting():  # which takes no tensors as attributes
+            self.solution = Solution(*(field.detach() for field in solution))
         y = solution.y.to(x.dtype).reshape(*leading, size, self.out_channels).movedim(-2, dim)
         y = y.contiguous()  # convolutions with several heads view it
         return (y, solution) if return_solution else y
@@ -216,7 +221,7 @@ class EAAggregation(Aggregation):
                     "(see .solution.diverged): lower the step size, "
                     "solver=NesterovSolver(lr=...), or set its clip",
                     DivergenceWarning,
-                    stacklevel=2,
+                    stacklevel=_user_level(),
                 )
             if solution.y.is_cpu:
                 solution = solution._replace(diverged=diverged)
@@ -264,6 +269,14 @@ def _has_diverged(solution: Solution, energy: Energy) -> Tensor:
         before = energy.value(torch.zeros_like(solution.y))
         rose = ~(energy.value(solution.y.detach()) <= before)
     return solution.diverged | (suspect & rose)
+
+
+def _user_level() -> int:
+    """The ``stacklevel`` with which a warning of the caller points at the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(LIBRARIES):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _outside_inference_mode(

@@ -39,7 +39,7 @@ def check_function(name: str, value: Any, expected: str) -> None:
         TypeError: for such a value.
     """
     if isinstance(value, type):
-        raise TypeError(f"{name} must be {expected}, got the class {value.__name__}: pass one of it")
+        raise TypeError(f"{name} must be {expected}, got the class {value.__name__}")
     if not callable(value):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
 

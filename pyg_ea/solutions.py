@@ -36,8 +36,8 @@ def collect_solutions() -> Iterator[list[Solution]]:
     Yields:
         The list of solutions, each with its graph where gradients are enabled.
     """
-    outer, solutions = _open.solutions, []
-    _open.solutions = solutions
+    outer = _open.solutions
+    solutions = _open.solutions = []
     try:
         yield solutions
     finally:

@@ -59,10 +59,19 @@ class Solution(NamedTuple):
     @classmethod
     def at_rest(cls, y: Tensor) -> Solution:
         """The state before the first step: ``y [S, D]``, without velocity."""
-        zeros = [y.new_zeros(y.shape[0]) for _ in range(4)]
-        never = torch.zeros_like(zeros[0], dtype=torch.bool)
-        steps = torch.zeros_like(zeros[0], dtype=torch.long)
-        return cls(y, torch.zeros_like(y), *zeros, steps, never, never.clone(), ~never)
+        zeros, size = y.new_zeros, y.shape[:1]
+        return cls(
+            y=y,
+            velocity=torch.zeros_like(y),
+            gradient_mean_square=zeros(size),
+            path_mean_square=zeros(size),
+            first_gradient_max=zeros(size),
+            gradient_max=zeros(size),
+            steps=zeros(size, dtype=torch.long),
+            converged=zeros(size, dtype=torch.bool),
+            diverged=zeros(size, dtype=torch.bool),
+            occupied=y.new_ones(size, dtype=torch.bool),
+        )
 
 
 DIFFERENTIABLE = ("y", "velocity", "gradient_mean_square", "path_mean_square")

@@ -13,17 +13,14 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
-from pyg_ea import (
+from pyg_ea import EAAggregation, L2Prior, NesterovSolver
+from pyg_ea.energy import NoPrior, unit_scaling
+from pyg_ea.potentials import (
     AttentionPotential,
-    EAAggregation,
-    L2Prior,
     MaxPotential,
     MeanPotential,
-    NesterovSolver,
-    NoPrior,
     QuantilePotential,
     SumPotential,
-    unit_scaling,
 )
 
 CHANNELS = 3

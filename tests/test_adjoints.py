@@ -17,18 +17,17 @@ from pyg_ea import (
     Checkpointed,
     EAAggregation,
     Implicit,
-    ImplicitGradientWarning,
     L2Prior,
-    MeanPotential,
     NesterovSolver,
-    NoPrior,
     ResNetPotential,
     Truncated,
     Unrolled,
     auxiliary_loss,
-    mean_scaling,
     solve_backend,
 )
+from pyg_ea.adjoints import ImplicitGradientWarning
+from pyg_ea.energy import NoPrior, mean_scaling
+from pyg_ea.potentials import MeanPotential
 
 EXACT = 1e-12  # relative, float64: the same operations, possibly summed in another order
 CHANNELS = 4
@@ -107,11 +106,11 @@ def elements() -> Tensor:
 def gradients(layer: EAAggregation, norms: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     """The result, and the gradients of a random functional of it in x and all parameters."""
     x = elements()
-    y = layer(x, INDEX, dim_size=NUM_SEGMENTS)
+    y, solution = layer(x, INDEX, dim_size=NUM_SEGMENTS, return_solution=True)
     generator = torch.Generator().manual_seed(5)
     loss = (torch.randn(y.shape, dtype=y.dtype, generator=generator) * y).sum()
     if norms:
-        loss = loss + layer.solution.path_mean_square.sum() + auxiliary_loss(layer)
+        loss = loss + solution.path_mean_square.sum() + auxiliary_loss(solution)
     names = ["x", *(name for name, _ in layer.named_parameters())]
     wanted = torch.autograd.grad(loss, [x, *layer.parameters()], allow_unused=True)
     return y.detach(), {
@@ -180,8 +179,8 @@ def test_checkpointed_keeps_at_most_two_states_a_step(with_norms, backend) -> No
 
         def step() -> None:
             with solve_backend(backend):
-                loss = layer(x, index).sum()
-            (loss + auxiliary_loss(layer) if with_norms else loss).backward()
+                y, solution = layer(x, index, return_solution=True)
+            (y.sum() + auxiliary_loss(solution) if with_norms else y.sum()).backward()
 
         return most_allocated(step)
 
@@ -272,10 +271,10 @@ def test_implicit_refuses_second_derivatives() -> None:
 
 def test_the_auxiliary_loss_trains_step_size_and_momentum_under_implicit() -> None:
     layer = make_layer(seeded(ConvexPotential), Implicit(), steps=4, gtol=0.0)
-    layer(elements(), INDEX, dim_size=NUM_SEGMENTS)
+    _, solution = layer(elements(), INDEX, dim_size=NUM_SEGMENTS, return_solution=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the norms are unrolled: nothing to warn of
-        auxiliary_loss(layer).backward()
+        auxiliary_loss(solution).backward()
     assert layer.solver.raw_lr.grad.abs() > 0
     assert layer.solver.raw_momentum.grad.abs() > 0
 

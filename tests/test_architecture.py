@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,15 @@ THIRD_PARTY = {"torch", "torch_geometric"}
 
 # From below to above; a module imports from lower levels, or from its own package's own files.
 LEVELS = [
-    {"diagnostics", "transforms", "tensors", "edges"},
-    {"segments"},
-    {"checks"},
-    {"potentials", "solver"},
+    {"transforms", "tensors"},
+    {"segments", "solver"},
+    {"checks", "diagnostics", "solutions", "losses"},
+    {"potentials"},
     {"energy"},
     {"fused"},
     {"adjoints"},
-    {"aggregation", "forms"},
-    {"sum_ea"},
-    {"pool", "conv", "losses", "multi", "optim", "testing"},
+    {"aggregation"},
+    {"pool", "conv", "multi", "optim", "testing"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -86,11 +86,51 @@ def test_imports_run_one_way(path: Path) -> None:
         ("pool", "from pyg_ea.conv import EAConv"),
         ("energy", "from pyg_ea import Unrolled"),
         ("losses", "def f():\n    import pandas"),
+        ("potentials", "from pyg_ea.fused import solve"),
         ("aggregation", "from experiments.molpcba import models"),
     ],
 )
 def test_the_rule_sees_a_violation(part: str, source: str) -> None:
     assert violations(part, source)
+
+
+EXPERIMENTS = [
+    {"environment"},
+    {"common", "metrics"},
+    {"flags", "records"},
+    {"report"},
+    {"engine"},
+    {"sets", "molpcba"},
+    {"median", "counting", "studies"},
+]
+"""Parts of the experiments, from below to above; a part imports from lower ones."""
+
+
+def test_parts_of_the_experiments_import_one_way() -> None:
+    folder = ROOT / "experiments"
+    level = {name: i for i, names in enumerate(EXPERIMENTS) for name in names}
+    for path in folder.rglob("*.py"):
+        part = path.relative_to(folder).parts[0].removesuffix(".py")
+        for name in imports(path.read_text()):
+            top, *rest = name.split(".")
+            if top == "experiments" and rest and rest[0] != part and part != "__init__":
+                assert level[rest[0]] < level[part], f"{path} imports {name}"
+
+
+def test_no_modules_of_the_experiments_import_each_other() -> None:
+    sources = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "experiments").rglob("*.py")
+    }
+    graph = {
+        name: (imports(path.read_text()) & sources.keys()) - {name}
+        for name, path in sources.items()
+    }
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_studies_of_sets_do_not_import_the_molecule_packages() -> None:
+    assert loaded("experiments.median, experiments.sets", ("ogb", "rdkit", "lightning")) == []
 
 
 def test_the_solver_never_meets_autograd_or_a_graph() -> None:
@@ -102,15 +142,20 @@ def test_the_solver_never_meets_autograd_or_a_graph() -> None:
 
 
 def test_importing_the_library_does_not_import_the_experiments_packages() -> None:
+    heavy = ("ogb", "lightning", "matplotlib", "jsonargparse", "rdkit")
+    assert loaded("pyg_ea", heavy) == []
+
+
+def loaded(modules: str, packages: tuple[str, ...]) -> list[str]:
+    """Which of these packages come with an import of these modules."""
     program = (
-        "import sys, warnings; warnings.simplefilter('ignore'); import pyg_ea; "
-        "print([m for m in ('ogb', 'lightning', 'matplotlib', 'jsonargparse', 'rdkit') "
-        "if m in sys.modules])"
+        f"import sys, warnings; warnings.simplefilter('ignore'); import {modules}; "
+        f"print(*(m for m in {packages} if m in sys.modules))"
     )
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert run.stdout.strip() == "[]"
+    return run.stdout.split()
 
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60

@@ -11,8 +11,10 @@ import gc
 import inspect
 import io
 import pickle
+import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -31,6 +33,7 @@ from pyg_ea import (
     NormedMultiAggregation,
     Truncated,
     auxiliary_loss,
+    collect_solutions,
     solve_backend,
 )
 
@@ -115,8 +118,8 @@ CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
     "GINConv": lambda: GINConv(nn.Linear(CHANNELS, OUT), aggr=aggregation(CHANNELS)),
     "SAGEConv": lambda: SAGEConv(CHANNELS, OUT, aggr=aggregation(CHANNELS)),
     "SAGEConv, two": lambda: SAGEConv(CHANNELS, OUT, aggr=["mean", aggregation(CHANNELS)]),
-    "EAConv gin": lambda: EAConv(CHANNELS, OUT, steps=4),
-    "EAConv gcn": lambda: EAConv(CHANNELS, OUT, "gcn", steps=4),
+    "EAConv gin": lambda: EAConv(CHANNELS, OUT),
+    "EAConv gcn": lambda: EAConv(CHANNELS, OUT, "gcn"),
     "EAConv in GINConv's place": lambda: EAConv(CHANNELS, OUT, aggr=aggregation(CHANNELS)),
 }
 BY_ROW, BY_COLUMN = (EDGES[:, EDGES[i].argsort(stable=True)] for i in (0, 1))
@@ -148,7 +151,7 @@ def test_edge_index_with_edge_features() -> None:
     edge_attr = torch.randn(EDGES.shape[1], 3, dtype=torch.float64)
     for conv in (
         GINEConv(nn.Linear(CHANNELS, OUT), edge_dim=3, aggr=aggregation(CHANNELS)).double(),
-        EAConv(CHANNELS, OUT, edge_dim=3, steps=4).double(),
+        EAConv(CHANNELS, OUT, edge_dim=3).double(),
     ):
         expected = conv(nodes(), EDGES, edge_attr)
         torch.testing.assert_close(conv(nodes(), EdgeIndex(EDGES), edge_attr), expected, **CLOSE)
@@ -210,7 +213,7 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv = EAConv(CHANNELS, CHANNELS, steps=3)
+        self.conv = EAConv(CHANNELS, CHANNELS)
         self.pool = EAGlobalPool(CHANNELS, OUT, steps=3)
         self.head = nn.Linear(OUT, 2)
 
@@ -306,9 +309,11 @@ def test_the_solution_is_returned_on_demand() -> None:
         "diverged",
     ):
         assert getattr(solution, name).shape == (4,), name
-    assert solution.momentum.shape == y.shape
-    assert auxiliary_loss(solution) == auxiliary_loss(layer)
-    assert auxiliary_loss([solution, solution]) == 2 * auxiliary_loss(layer)
+    assert solution.velocity.shape == y.shape
+    assert auxiliary_loss([solution, solution]) == 2 * auxiliary_loss(solution)
+    for field, kept in zip(solution, layer.solution, strict=True):
+        assert torch.equal(field, kept)
+        assert not kept.requires_grad
     layer.eval()
     y, solution = layer(nodes().requires_grad_(), BATCH, return_solution=True)
     assert y.requires_grad
@@ -331,11 +336,13 @@ def saved_and_loaded(model: nn.Module) -> nn.Module:
 )
 def test_copies_after_a_call_with_a_graph(duplicate) -> None:
     model = Network().double()
-    out = model(nodes().requires_grad_(), EDGES, BATCH)
+    with collect_solutions() as solutions:
+        out = model(nodes().requires_grad_(), EDGES, BATCH)
     twin = duplicate(model)
-    assert torch.equal(twin(nodes(), EDGES, BATCH), out)
-    assert auxiliary_loss(twin) == auxiliary_loss(model)
-    (sum_of_squares(out) + auxiliary_loss(model)).backward()
+    with collect_solutions() as of_twin:
+        assert torch.equal(twin(nodes(), EDGES, BATCH), out)
+    assert auxiliary_loss(of_twin) == auxiliary_loss(solutions)
+    (sum_of_squares(out) + auxiliary_loss(solutions)).backward()
     assert all(p.grad is None for p in twin.parameters())
 
 
@@ -380,9 +387,9 @@ def test_a_training_step_frees_what_it_saved() -> None:
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda s: s.tensor):
-        out = layer(nodes(), BATCH)
-        (sum_of_squares(out) + auxiliary_loss(layer)).backward()
-    del out
+        out, solution = layer(nodes(), BATCH, return_solution=True)
+        (sum_of_squares(out) + auxiliary_loss(solution)).backward()
+    del out, solution
     gc.collect()
     assert not [reference for reference in references if reference() is not None]
 
@@ -391,7 +398,10 @@ def test_a_training_step_keeps_neither_its_input_nor_the_model_alive() -> None:
     model = nn.ModuleDict({"readout": Readout()})
     x = nodes(torch.float32)
     references = [weakref.ref(x), weakref.ref(model)]
-    (sum_of_squares(model["readout"](x)) + auxiliary_loss(model)).backward()
+    with collect_solutions() as solutions:
+        out = model["readout"](x)
+    (sum_of_squares(out) + auxiliary_loss(solutions)).backward()
+    del out, solutions
     gc.disable()
     try:
         del x
@@ -426,16 +436,20 @@ def test_a_layer_used_twice_counts_twice() -> None:
     x = nodes()
     expected = loss_of(model.layer, x) + loss_of(model.layer, 2 * x) + loss_of(model.other, x)
     gradients = torch.autograd.grad(expected, list(model.parameters()))
-    for _ in range(2):  # a new pass starts anew
-        model(x)
-        total = auxiliary_loss(model)
+    for _ in range(2):  # a new block starts anew
+        with collect_solutions() as solutions:
+            model(x)
+        total = auxiliary_loss(solutions)
         torch.testing.assert_close(total, expected, **CLOSE)
         got = torch.autograd.grad(total, list(model.parameters()))
         for mine, theirs in zip(got, gradients, strict=True):
             torch.testing.assert_close(mine, theirs, **CLOSE)
-    model(x)
-    model(x)
-    torch.testing.assert_close(auxiliary_loss(model), expected, **CLOSE)
+    with collect_solutions() as solutions:
+        model(x)
+        with collect_solutions() as inner:
+            model(x)
+    assert (len(inner), len(solutions)) == (3, 6)
+    torch.testing.assert_close(auxiliary_loss(solutions), 2 * expected, **CLOSE)
 
 
 def test_two_convolutions_share_one_aggregation() -> None:
@@ -451,8 +465,9 @@ def test_two_convolutions_share_one_aggregation() -> None:
             return self.convs[1](self.convs[0](x, EDGES), EDGES)
 
     model, x = Shared(), nodes()
-    model(x)
-    total = auxiliary_loss(model)
+    with collect_solutions() as solutions:
+        model(x)
+    total = auxiliary_loss(solutions)
     hidden = first(x, EDGES)
     parts = []
     for given in (x, hidden):
@@ -461,12 +476,48 @@ def test_two_convolutions_share_one_aggregation() -> None:
     torch.testing.assert_close(total, parts[0] + parts[1], **CLOSE)
 
 
-def test_a_layer_called_by_itself_counts_its_last_call() -> None:
-    layer = aggregation()
-    expected = loss_of(layer, nodes())
-    layer(2 * nodes(), BATCH)
-    layer(nodes(), BATCH)
-    torch.testing.assert_close(auxiliary_loss(layer), expected, **CLOSE)
+def test_threads_gather_their_own_solutions() -> None:
+    layers = [aggregation() for _ in range(4)]
+    inside = threading.Barrier(len(layers))
+
+    def run(layer: nn.Module) -> tuple[int, Tensor]:
+        with collect_solutions() as solutions:
+            inside.wait()
+            layer(nodes(), BATCH)
+            inside.wait()
+        return len(solutions), auxiliary_loss(solutions)
+
+    with collect_solutions() as outside, ThreadPoolExecutor(len(layers)) as pool:
+        results = list(pool.map(run, layers))
+    assert not outside
+    for layer, (number, loss) in zip(layers, results, strict=True):
+        assert number == 1
+        torch.testing.assert_close(loss, loss_of(layer, nodes()), **CLOSE)
+
+
+def test_an_error_in_a_block_closes_it() -> None:
+    with pytest.raises(RuntimeError, match="boom"), collect_solutions() as solutions:
+        raise RuntimeError("boom")
+    aggregation()(nodes(), BATCH)
+    assert not solutions
+
+
+@pytest.mark.parametrize("adjoint", [None, Checkpointed(), Truncated(2)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_dropped_output_leaves_no_graph_behind(backend, adjoint) -> None:
+    """Also in training mode: outside of a block no layer keeps its solution's graph."""
+    layer, references = aggregation(adjoint=adjoint), []
+
+    def pack(tensor: Tensor) -> Saved:
+        saved = Saved(tensor.detach())
+        references.append(weakref.ref(saved))
+        return saved
+
+    with solve_backend(backend), torch.autograd.graph.saved_tensors_hooks(pack, lambda s: s.tensor):
+        layer(nodes().requires_grad_(), BATCH)
+    gc.collect()
+    assert references
+    assert not [reference for reference in references if reference() is not None]
 
 
 def test_tied_weights_get_the_sum_of_their_gradients() -> None:
@@ -474,10 +525,11 @@ def test_tied_weights_get_the_sum_of_their_gradients() -> None:
     tied[1].potential = tied[0].potential
     separate = nn.ModuleList([copy.deepcopy(layer) for layer in tied])
     for layers in (tied, separate):
-        loss = sum(
-            sum_of_squares(layer((i + 1) * nodes(), BATCH)) for i, layer in enumerate(layers)
-        )
-        (loss + auxiliary_loss(layers)).backward()
+        with collect_solutions() as solutions:
+            loss = sum(
+                sum_of_squares(layer((i + 1) * nodes(), BATCH)) for i, layer in enumerate(layers)
+            )
+        (loss + auxiliary_loss(solutions)).backward()
     for name, parameter in tied[0].potential.named_parameters():
         parts = [layer.potential.get_parameter(name).grad for layer in separate]
         torch.testing.assert_close(parameter.grad, parts[0] + parts[1], **CLOSE)
@@ -491,9 +543,10 @@ def gradients_through(
 ) -> list[Tensor]:
     layer = aggregation(adjoint=adjoint)
     x = nodes().requires_grad_()
-    loss = sum_of_squares(run(layer, x))
+    with collect_solutions() as solutions:
+        loss = sum_of_squares(run(layer, x))
     if auxiliary:
-        loss = loss + auxiliary_loss(layer)
+        loss = loss + auxiliary_loss(solutions)
     return list(torch.autograd.grad(loss, [x, *layer.parameters()], allow_unused=True))
 
 
@@ -511,9 +564,10 @@ def test_activation_checkpointing(auxiliary, adjoint) -> None:
 def reentrant_gradients(auxiliary: bool) -> list[Tensor]:
     layer = aggregation()
     x = nodes().requires_grad_()
-    loss = sum_of_squares(checkpoint(layer, x, BATCH, use_reentrant=True))
+    with collect_solutions() as solutions:
+        loss = sum_of_squares(checkpoint(layer, x, BATCH, use_reentrant=True))
     if auxiliary:
-        loss = loss + auxiliary_loss(layer)
+        loss = loss + auxiliary_loss(solutions)
     loss.backward()
     return [x.grad, *(p.grad for p in layer.parameters())]
 
@@ -529,17 +583,17 @@ def test_reentrant_checkpointing_makes_the_auxiliary_loss_a_constant_and_says_so
         reentrant_gradients(auxiliary=True)
 
 
-def test_a_constant_auxiliary_loss_is_no_surprise_where_nothing_is_trained() -> None:
+def test_a_constant_auxiliary_loss_is_said_where_gradients_are_enabled() -> None:
     layer = aggregation()
     with torch.no_grad():
-        layer(nodes(), BATCH)
-        assert auxiliary_loss(layer) > 0  # no warning: gradients are disabled
-    layer.eval()
-    layer(nodes(), BATCH)
-    assert auxiliary_loss(layer) > 0  # no warning in eval mode
+        solution = layer(nodes(), BATCH, return_solution=True)[1]
+        assert auxiliary_loss(solution) > 0  # no warning: gradients are disabled
+    solution = layer.eval()(nodes(), BATCH, return_solution=True)[1]
+    assert auxiliary_loss(solution).requires_grad  # no warning: it has a graph
     layer.train().requires_grad_(False)
-    layer(nodes(), BATCH)
-    assert auxiliary_loss(layer) > 0  # no warning: nothing to train
+    solution = layer(nodes(), BATCH, return_solution=True)[1]
+    with pytest.warns(UserWarning, match="auxiliary loss"):
+        auxiliary_loss(solution)
 
 
 # torch.func ------------------------------------------------------------------------------------
@@ -650,7 +704,7 @@ def test_forward_mode_without_func(layer) -> None:
     close(got, expected)
 
 
-@pytest.mark.filterwarnings("ignore::pyg_ea.ImplicitGradientWarning")
+@pytest.mark.filterwarnings("ignore::pyg_ea.adjoints.ImplicitGradientWarning")
 @pytest.mark.parametrize("adjoint", [Checkpointed(), Implicit()], ids=["checkpointed", "implicit"])
 @pytest.mark.parametrize(
     "transform",
@@ -756,8 +810,8 @@ def test_implementations_agree(backend) -> None:
         layer = aggregation()
         x = nodes().requires_grad_()
         with solve_backend(name):
-            out = layer(x, BATCH)
-            loss = sum_of_squares(out) + auxiliary_loss(layer) + auxiliary_loss(layer, "path")
+            out, solution = layer(x, BATCH, return_solution=True)
+            loss = sum_of_squares(out) + auxiliary_loss(solution) + auxiliary_loss(solution, "path")
             results.append((out, *torch.autograd.grad(loss, [x, *layer.parameters()])))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, **CLOSE)

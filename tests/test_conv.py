@@ -13,15 +13,10 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn.aggr import Aggregation, SumAggregation
 
-from pyg_ea import (
-    EAAggregation,
-    EAConv,
-    GINForm,
-    MeanPotential,
-    NesterovSolver,
-    NoPrior,
-    SumEAAggregation,
-)
+from pyg_ea import EAAggregation, EAConv, NesterovSolver, NormedMultiAggregation, SumEAAggregation
+from pyg_ea.conv import GINForm
+from pyg_ea.energy import NoPrior
+from pyg_ea.potentials import MeanPotential
 from pyg_ea.testing import check_module
 
 CHANNELS = 6
@@ -54,7 +49,7 @@ class TestEAConv:
         check_module(self.build, self.run)
 
     def build(self) -> EAConv:
-        return EAConv(CHANNELS, 5, self.form, edge_dim=self.edge_dim, hidden_channels=8, steps=6)
+        return EAConv(CHANNELS, 5, self.form, edge_dim=self.edge_dim)
 
     def call(self, module: nn.Module, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
         return module(x, edge_index) if self.edge_dim is None else module(x, edge_index, edge_attr)
@@ -135,7 +130,7 @@ class TestEAConv:
 @pytest.fixture(params=["gin", "gcn"])
 def with_bonds(request) -> EAConv:
     torch.manual_seed(0)
-    return EAConv(CHANNELS, 5, request.param, edge_dim=EDGE_DIM, hidden_channels=8, steps=6)
+    return EAConv(CHANNELS, 5, request.param, edge_dim=EDGE_DIM)
 
 
 def test_bond_features_matter_to_their_receiver_only(with_bonds) -> None:
@@ -258,7 +253,7 @@ def test_graph_without_edges_and_an_encoder_that_refuses_empty_input(shape) -> N
             return super().forward(edge_attr)
 
     x, _ = graph()
-    conv = EAConv(CHANNELS, 5, edge_encoder=Strict(CHANNELS), steps=3)
+    conv = EAConv(CHANNELS, 5, edge_encoder=Strict(CHANNELS))
     out = conv(x, EDGES[:, :0], torch.zeros(shape, dtype=torch.long))
     torch.testing.assert_close(out, conv.form.mlp(x))
 
@@ -271,23 +266,8 @@ def test_its_aggregation_is_sum_and_ea_of_a_message_s_size() -> None:
         aggregation = EAConv(64, 96, form).aggr_module
         assert isinstance(aggregation, SumEAAggregation)
         ea = aggregation.ea
-        sizes = ea.in_channels, ea.out_channels, ea.hidden_channels, ea.steps
-        assert sizes == (channels, channels, channels // 4, 2)
-
-
-def test_settings_of_ea_are_passed_on() -> None:
-    prior, solver = NoPrior(), NesterovSolver(lr=0.1)
-    settings = {"steps": 2, "eval_steps": 9, "prior": prior, "solver": solver}
-    aggregation = EAConv(3, 3, hidden_channels=4, **settings).aggr_module.ea
-    assert aggregation.hidden_channels == 4
-    assert (aggregation.steps, aggregation.eval_steps) == (2, 9)
-    assert aggregation.prior is prior
-    assert aggregation.solver is solver
-
-
-def test_another_aggregation_takes_no_settings_of_ea() -> None:
-    with pytest.raises(ValueError, match="aggr replaces EA, so steps, prior would have no effect"):
-        EAConv(3, 3, aggr="sum", steps=5, prior=NoPrior())
+        sizes = ea.in_channels, ea.out_channels, ea.potential.hidden_channels, ea.steps
+        assert sizes == (channels, channels, channels // 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +330,7 @@ def pair(sources: int = 4, receivers: int = 3) -> tuple[Tensor, Tensor]:
 
 def test_gin_form_takes_a_bipartite_graph() -> None:
     torch.manual_seed(0)
-    conv = EAConv(CHANNELS, 5, steps=3)
+    conv = EAConv(CHANNELS, 5)
     out = conv(pair(), BIPARTITE, size=(4, 3))
     assert out.shape == (3, 5)
     assert conv.aggr_module.ea.solution.y[2].abs().max() == 0
@@ -378,7 +358,7 @@ def test_gcn_form_counts_degrees_on_their_own_side(sources, receivers) -> None:
 def test_receivers_without_features() -> None:
     """As in PyG's GINConv: no root term, and as many receivers as ``size`` says."""
     torch.manual_seed(0)
-    conv = EAConv(CHANNELS, 5, steps=3)
+    conv = EAConv(CHANNELS, 5)
     left, _ = pair()
     out = conv((left, None), BIPARTITE, size=(4, 3))
     received = conv.aggr_module(torch.relu(left)[BIPARTITE[0]], BIPARTITE[1], dim_size=3)
@@ -401,7 +381,7 @@ def test_receivers_without_features() -> None:
     ],
 )
 def test_pairs_that_do_not_fit(form, x, size, message) -> None:
-    conv = EAConv(CHANNELS, 5, form, steps=2)
+    conv = EAConv(CHANNELS, 5, form)
     with pytest.raises((ValueError, TypeError), match=message):
         conv(x, BIPARTITE, size=size)
 
@@ -462,7 +442,7 @@ FORMATS = {
 @pytest.mark.parametrize("form", ["gin", "gcn"])
 def test_formats_of_edges(form, edges) -> None:
     torch.manual_seed(0)
-    conv = EAConv(CHANNELS, 5, form, steps=3).double()
+    conv = EAConv(CHANNELS, 5, form).double()
     x, _ = graph(torch.float64)
     x.requires_grad_()
     out, expected = conv(x, edges), conv(x, EDGES)
@@ -481,13 +461,13 @@ def test_an_undirected_edge_index(sort_order) -> None:
     wrapped = EdgeIndex(edges, is_undirected=True, sort_order=sort_order)
     x, _ = graph(torch.float64)
     for form in ("gin", "gcn"):
-        conv = EAConv(CHANNELS, 5, form, steps=3).double()
+        conv = EAConv(CHANNELS, 5, form).double()
         torch.testing.assert_close(conv(x, wrapped), conv(x, SYMMETRIC), rtol=0, atol=ROUNDING)
 
 
 def test_edge_features_are_the_values_of_a_sparse_matrix() -> None:
     torch.manual_seed(0)
-    conv = EAConv(CHANNELS, 5, edge_dim=EDGE_DIM, steps=3).double()
+    conv = EAConv(CHANNELS, 5, edge_dim=EDGE_DIM).double()
     x, edge_attr = graph(torch.float64)
     expected = conv(x, EDGES, edge_attr)
     for adj_t in (
@@ -533,7 +513,7 @@ BAD_EDGES = {  # name: (edge_index, error, message)
 def test_edges_that_are_refused(form, edges, error, message) -> None:
     x, _ = graph()
     with pytest.raises(error, match=message) as caught:
-        EAConv(CHANNELS, 5, form, steps=2)(x, edges)
+        EAConv(CHANNELS, 5, form)(x, edges)
     assert "\n" not in str(caught.value)
 
 
@@ -547,7 +527,7 @@ def test_edges_that_are_refused(form, edges, error, message) -> None:
 )
 def test_nodes_that_are_refused(x, error, message) -> None:
     with pytest.raises(error, match=message):
-        EAConv(CHANNELS, 5, steps=2)(x, EDGES)
+        EAConv(CHANNELS, 5)(x, EDGES)
 
 
 # Checks that read values -----------------------------------------------------------------------
@@ -593,6 +573,12 @@ def test_fake_and_meta_tensors_are_not_read() -> None:
 def test_validate_reaches_the_aggregation() -> None:
     assert EAConv(3, 3, validate=False).aggr_module.ea.validate is False
     assert EAConv(3, 3).aggr_module.ea.validate is None
+    for given, expected in ((None, False), (True, True)):
+        own = EAAggregation(3, 3, validate=given)
+        assert EAConv(3, 3, aggr=own, validate=False).aggr_module.validate is expected
+        beside = [EAAggregation(3, 3, validate=given), "sum"]
+        multi = NormedMultiAggregation(beside, 3, validate=False)
+        assert multi.aggrs[0].validate is expected
 
 
 def test_unknown_form_is_an_error() -> None:

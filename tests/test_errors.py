@@ -5,25 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pyg_ea import (
-    AttentionPotential,
     Checkpointed,
-    DivergenceWarning,
     EAAggregation,
     EAConv,
     EAGlobalPool,
     Implicit,
     L2Prior,
-    MaxPotential,
-    MeanPotential,
     NesterovSolver,
-    QuantilePotential,
     Truncated,
 )
+from pyg_ea.diagnostics import DivergenceWarning
+from pyg_ea.potentials import AttentionPotential, MaxPotential, MeanPotential, QuantilePotential
 
 X = torch.ones(4, 3)
 INDEX = torch.tensor([0, 0, 1, 1])
@@ -94,7 +92,7 @@ def test_bad_input_leaves_the_last_solution(layer) -> None:
 @pytest.mark.parametrize(
     "name", ["in_channels", "out_channels", "hidden_channels", "steps", "eval_steps"]
 )
-@pytest.mark.parametrize("module", [EAAggregation, EAGlobalPool, EAConv])
+@pytest.mark.parametrize("module", [EAAggregation, EAGlobalPool])
 @pytest.mark.parametrize(
     ("value", "error"),
     [(0, ValueError), (-3, ValueError), (2.0, TypeError), ("5", TypeError), (True, TypeError)],
@@ -201,6 +199,47 @@ def test_channels_that_do_not_fit_the_potential(potential, out_channels) -> None
     check_message(caught.value, "3", str(out_channels))
 
 
+OTHER_KINDS = {  # arguments of a wrong kind: (arguments, words of the message)
+    "adjoint": ({"adjoint": "implicit"}, ["adjoint", "Implicit()", "'implicit'"]),
+    "adjoint class": ({"adjoint": Checkpointed}, ["adjoint", "Unrolled()", "Checkpointed"]),
+    "prior": ({"prior": 0.1}, ["prior", "L2Prior(0.1)", "0.1"]),
+    "prior class": ({"prior": L2Prior}, ["prior", "class L2Prior"]),
+    "potential": ({"potential": "mean"}, ["potential", "(x [N, Dx], y [N, Dy]) -> [N]", "'mean'"]),
+    "potential class": ({"potential": MeanPotential}, ["potential", "class MeanPotential"]),
+    "solver": ({"solver": "nesterov"}, ["solver", "NesterovSolver", "'nesterov'"]),
+    "solver class": ({"solver": NesterovSolver}, ["solver", "NesterovSolver"]),
+    "scaling": ({"scaling": "log"}, ["scaling", "log_scaling", "'log'"]),
+    "validate": ({"validate": "yes"}, ["validate", "True, False or None", "'yes'"]),
+    "norm": ({"norm": "batch"}, ["norm", "torch.nn.LayerNorm", "'batch'"]),
+    "norm module": ({"norm": nn.LayerNorm(3)}, ["norm", "torch.nn.LayerNorm itself"]),
+    "norm function": ({"norm": lambda size: size}, ["norm", "torch.nn.LayerNorm"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), OTHER_KINDS.values(), ids=OTHER_KINDS)
+@pytest.mark.parametrize("module", [EAAggregation, EAGlobalPool])
+def test_arguments_of_another_kind_are_refused_at_once(module, arguments, words) -> None:
+    module = EAGlobalPool if "norm" in arguments else module
+    with pytest.raises(TypeError) as caught:
+        module(3, 3, **arguments)
+    check_message(caught.value, *words)
+
+
+@pytest.mark.parametrize("module", [EAAggregation, EAGlobalPool])
+def test_a_width_beside_a_potential_is_refused(module) -> None:
+    with pytest.raises(ValueError, match=r"hidden_channels .* no effect beside potential"):
+        module(3, 3, hidden_channels=999, potential=MeanPotential())
+    assert "hidden_channels" not in repr(module(3, 3, potential=MeanPotential()))
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.int32, torch.tensor])
+def test_integers_of_numpy_and_torch_are_integers(integer) -> None:
+    layer = EAAggregation(integer(3), integer(4), integer(5), integer(2), integer(6))
+    assert layer(X).shape == (1, 4)
+    sizes = (layer.in_channels, layer.out_channels, layer.steps, layer.eval_steps)
+    assert all(type(size) is int for size in sizes)
+
+
 DIVERGING = {  # L = 2 log2(n + 1), so these step sizes are far beyond 1.36 / L
     "slowly": (1.0, 8),
     "to infinity": (50.0, 40),
@@ -221,8 +260,20 @@ def test_a_diverging_inner_loop_is_reported(lr, steps, adjoint) -> None:
     assert caught[0].filename == __file__, "the warning points at the caller"
     assert layer.solution.diverged.tolist() == [True, True, False, False]
     report = layer.diagnose(x, index, dim_size=4)
-    assert report.diverged.tolist() == [True, True, False, False]
+    assert report.solution.diverged.tolist() == [True, True, False, False]
     assert "2 diverged" in str(report)
+
+
+@pytest.mark.parametrize(("lr", "steps"), DIVERGING.values(), ids=DIVERGING)
+def test_divergence_is_a_value_and_its_warning_is_optional(lr, steps) -> None:
+    solver = NesterovSolver(lr=lr)
+    layer = EAAggregation(
+        3, 3, steps=steps, potential=MeanPotential(), solver=solver, validate=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, solution = layer(1 + X, INDEX, return_solution=True)
+    assert solution.diverged.all()
 
 
 def test_a_healthy_inner_loop_is_not_reported() -> None:

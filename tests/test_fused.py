@@ -18,16 +18,19 @@ from pyg_ea import (
     EAGlobalPool,
     L2Prior,
     NesterovSolver,
-    NoPrior,
+    SumEAAggregation,
     Truncated,
     Unrolled,
     auxiliary_loss,
+    collect_solutions,
     solve_backend,
 )
+from pyg_ea.energy import NoPrior
 from pyg_ea.fused import native
-from pyg_ea.fused.native import NativeSolve
-from pyg_ea.fused.torch_solve import TorchSolve
-from pyg_ea.potentials.resnet import OUTPUTS
+from pyg_ea.fused.native import NativeBackend
+from pyg_ea.fused.torch import TorchBackend
+from pyg_ea.potentials.closed_form import OUTPUTS
+from pyg_ea.solver import Solution
 
 EXACT = 1e-10  # of the largest entry, float64: sums in another order
 SINGLE = 2e-4  # float32 through 5 steps
@@ -79,7 +82,7 @@ def run(
         _, s = layer(
             x, torch.tensor(index, dtype=torch.long), dim_size=segments, return_solution=True
         )
-        loss = (weight * s.y).sum() + (weight.flip(0) * s.momentum).sum()
+        loss = (weight * s.y).sum() + (weight.flip(0) * s.velocity).sum()
         loss = loss + 0.7 * s.gradient_mean_square.sum() + 0.3 * s.path_mean_square.sum()
         gradients = torch.autograd.grad(
             loss, [x, *layer.parameters()], allow_unused=True, materialize_grads=True
@@ -230,7 +233,7 @@ def test_solve_backend_is_restored_and_refuses_other_names() -> None:
 
 def test_the_c_code_is_chosen_only_where_it_can_read_the_tensors(monkeypatch) -> None:
     built, calls = native.LIBRARY is not None, []
-    for backend in (NativeSolve, TorchSolve):
+    for backend in (NativeBackend, TorchBackend):
         original = backend.forward
 
         def forward(self, *arguments, original=original, **options):
@@ -243,7 +246,7 @@ def test_the_c_code_is_chosen_only_where_it_can_read_the_tensors(monkeypatch) ->
     monkeypatch.setattr(native, "LIBRARY", None)
     layer(x)
     layer.to("meta")(x.to("meta"))
-    assert calls == [NativeSolve if built else TorchSolve, *2 * [TorchSolve]]
+    assert calls == [NativeBackend if built else TorchBackend, *2 * [TorchBackend]]
 
 
 class OnMeta(TorchDispatchMode):
@@ -263,7 +266,7 @@ def test_training_and_evaluation_read_no_value_and_stay_on_the_device(adjoint) -
     Meta tensors have no values. The device is not a CPU, so the layers' own defaults hold.
     """
     settings = {"steps": 4, "adjoint": adjoint}
-    conv = EAConv(8, 8, edge_dim=3, **settings).to("meta")
+    conv = EAConv(8, 8, aggr=SumEAAggregation(8, **settings), edge_dim=3).to("meta")
     pool = EAGlobalPool(8, 24, hidden_channels=OUTPUTS, **settings).to("meta")  # a skip less
     model = nn.ModuleList([conv, pool])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -275,7 +278,9 @@ def test_training_and_evaluation_read_no_value_and_stay_on_the_device(adjoint) -
         return pool(conv(x, edges, bonds), batch, size=5)
 
     with OnMeta():
-        (forward().sum() + auxiliary_loss(model)).backward()
+        with collect_solutions() as solutions:
+            out = forward()
+        (out.sum() + auxiliary_loss(solutions)).backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
         optimizer.step()
         with torch.no_grad():
@@ -292,18 +297,18 @@ def test_error_of_bf16_products(channels) -> None:
     x.requires_grad_()
     exact = copy.deepcopy(layer).double()
 
-    def gradients(layer: EAAggregation, x: Tensor, y: Tensor) -> list[Tensor]:
-        loss = y.square().sum() + auxiliary_loss(layer)
+    def gradients(layer: EAAggregation, x: Tensor, solution: Solution) -> list[Tensor]:
+        loss = solution.y.square().sum() + auxiliary_loss(solution)
         return torch.autograd.grad(loss, [x, *layer.parameters()])
 
     with torch.autocast("cpu", torch.bfloat16):
-        y = layer(x, index)
+        y, solution = layer(x, index, return_solution=True)
     double = x.detach().double().requires_grad_()
-    expected = exact(double, index)
-    assert y.dtype == layer.solution.gradient_mean_square.dtype == torch.float32
+    expected, wanted = exact(double, index, return_solution=True)
+    assert y.dtype == solution.gradient_mean_square.dtype == torch.float32
     error = (y - expected).abs().max() / expected.abs().max()
     assert 1e-3 < error < 0.02  # docs/choose.md
-    found, wanted = gradients(layer, x, y), gradients(exact, double, expected)
+    found, wanted = gradients(layer, x, solution), gradients(exact, double, wanted)
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == torch.float32
         assert (one - other).norm() < 0.05 * other.norm() + 1e-6

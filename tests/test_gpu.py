@@ -15,7 +15,14 @@ from torch_geometric.data import Batch
 
 from benchmarks.gin import ATOM_KINDS, GIN, TASKS, molecules
 from benchmarks.gpu.measuring import PRECISIONS, precision
-from pyg_ea import EAAggregation, EAConv, EAGlobalPool, auxiliary_loss, solve_backend
+from pyg_ea import (
+    EAAggregation,
+    EAConv,
+    EAGlobalPool,
+    auxiliary_loss,
+    collect_solutions,
+    solve_backend,
+)
 from tests.conftest import Made
 
 if not torch.cuda.is_available():
@@ -36,7 +43,7 @@ class Convolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.atoms = nn.Embedding(ATOM_KINDS, CHANNELS)
-        self.conv = EAConv(CHANNELS, CHANNELS, steps=2)
+        self.conv = EAConv(CHANNELS, CHANNELS)
         self.pool = EAGlobalPool(CHANNELS, CHANNELS, steps=3)
         self.head = nn.Linear(CHANNELS, TASKS)
 
@@ -57,8 +64,10 @@ def training(model: nn.Module, batch: Batch) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = F.binary_cross_entropy_with_logits(model(batch).float(), batch.y)
-        (loss + auxiliary_loss(model)).backward()
+        with collect_solutions() as solutions:
+            out = model(batch)
+        loss = F.binary_cross_entropy_with_logits(out.float(), batch.y)
+        (loss + auxiliary_loss(solutions)).backward()
         optimizer.step()
 
     return step
@@ -132,8 +141,8 @@ def run(backend: str, x: Tensor, index: Tensor, segments: int) -> list[Tensor]:
     torch.manual_seed(0)
     layer = EAAggregation(CHANNELS, CHANNELS, steps=5).to(x)
     with solve_backend(backend):
-        y = layer(x, index, dim_size=segments)
-        loss = y.square().sum() + auxiliary_loss(layer)
+        y, solution = layer(x, index, dim_size=segments, return_solution=True)
+        loss = y.square().sum() + auxiliary_loss(solution)
         return [y.detach(), *torch.autograd.grad(loss, [x, *layer.parameters()])]
 
 

@@ -81,8 +81,8 @@ def as_function(
             owner = fresh.get_submodule(name.rpartition(".")[0])
             delattr(owner, name.rpartition(".")[2])
             setattr(owner, name.rpartition(".")[2], part.view_as(parameter))
-        y = fresh(x, segments, dim_size=num_segments)
-        return y, fresh.solution.gradient_mean_square, fresh.solution.path_mean_square
+        y, solution = fresh(x, segments, dim_size=num_segments, return_solution=True)
+        return y, solution.gradient_mean_square, solution.path_mean_square
 
     return function, (x.requires_grad_(), vector.requires_grad_())
 

@@ -6,7 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch_geometric.nn import GINConv, aggr
 
-from pyg_ea import EAAggregation, NormedMultiAggregation, Truncated, auxiliary_loss
+from pyg_ea import (
+    EAAggregation,
+    NormedMultiAggregation,
+    Truncated,
+    collect_solutions,
+)
 from pyg_ea.testing import SIZES, batch, check_aggregation
 
 CHANNELS, OUT = 6, 4
@@ -62,9 +67,11 @@ def test_ptr_is_the_same_as_index(module) -> None:
     assert torch.equal(module(x, ptr=ptr), expected)
 
 
-def test_the_auxiliary_loss_finds_ea_inside(module) -> None:
-    module(*batch(CHANNELS), dim_size=len(SIZES))
-    assert auxiliary_loss(module) == auxiliary_loss(module.aggrs[0]) > 0
+def test_the_solution_of_ea_inside_is_collected(module) -> None:
+    with collect_solutions() as solutions:
+        module(*batch(CHANNELS), dim_size=len(SIZES))
+    assert len(solutions) == 1
+    assert torch.equal(solutions[0].y, module.aggrs[0].solution.y)
 
 
 def test_second_derivatives_by_ptr_are_those_by_index(module) -> None:

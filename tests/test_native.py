@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import shutil
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from pyg_ea import EAAggregation
 from pyg_ea.fused import native
-from pyg_ea.fused.native import NativeSolve
-from pyg_ea.fused.problem import Problem, Settings
+from pyg_ea.fused.native import NativeBackend
+from pyg_ea.fused.problem import Inputs, Problem, Settings
+from pyg_ea.segments import Segments
 
 built = pytest.mark.skipif(native.LIBRARY is None, reason="the C code was not built")
 SETTINGS = Settings(steps=2, gtol=0.0, clip=None, last=2)
@@ -23,40 +27,52 @@ SETTINGS = Settings(steps=2, gtol=0.0, clip=None, last=2)
 
 def problem() -> Problem:
     """3 segments of 2 elements, D = 4, H = 2."""
-    shapes = [(3, 4), (), (), (), (6, 38), (38, 4), (34, 4), (32, 2), (4,), (4,), (2,), (2,), (3,)]
+    shapes = [(3, 4), (), (), (), (6, 38), (38, 4), (34, 4), (32, 2), (4,), (4,), (2,), (2,)]
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.rand(shape, generator=generator) for shape in shapes]
-    return Problem(*tensors, torch.tensor([0, 0, 1, 1, 2, 2]))
+    segments = Segments.from_ptr(torch.tensor([0, 2, 4, 6]), 6)
+    return Problem(Inputs.unflatten(tensors), torch.rand(3, generator=generator), segments)
+
+
+def changed(name: str, change: Callable[[Tensor], Tensor]) -> Problem:
+    """The problem with one of its tensors changed."""
+    whole = problem()
+    inputs, weights = whole.inputs, whole.inputs.weights
+    if name == "scale":
+        return whole._replace(scale=change(whole.scale))
+    if name in weights._fields:
+        new = inputs._replace(weights=weights._replace(**{name: change(getattr(weights, name))}))
+    else:
+        new = inputs._replace(**{name: change(getattr(inputs, name))})
+    return whole._replace(inputs=new)
 
 
 @built
 @pytest.mark.parametrize("name", ["fixed", "scale", "start", "a_y", "b", "w3", "gamma1", "beta2"])
 def test_operands_of_another_shape_are_refused(name) -> None:
-    whole = problem()
-    bad = getattr(whole, name)[..., :-1]
+    bad = changed(name, lambda tensor: tensor[..., :-1])
     with pytest.raises(ValueError, match="needs a contiguous CPU tensor"):
-        NativeSolve().forward(whole._replace(**{name: bad}), SETTINGS, save=True)
+        NativeBackend().forward(bad, SETTINGS, save=True)
 
 
 @built
 @pytest.mark.parametrize("name", ["fixed", "b", "start"])
 def test_operands_of_another_dtype_are_refused(name) -> None:
-    whole = problem()
-    bad = getattr(whole, name).double()
+    bad = changed(name, Tensor.double)
     with pytest.raises(ValueError, match=r"needs a contiguous CPU tensor|not enough"):
-        NativeSolve().forward(whole._replace(**{name: bad}), SETTINGS, save=True)
+        NativeBackend().forward(bad, SETTINGS, save=True)
 
 
 @built
 @pytest.mark.parametrize(
-    "index",
-    [[0, 0, 1, 1, 2, 3], [0, 0, 1, 1, 2, -4], [0, 0, 1, 1, 2, 2**40], [-1, 0, 1, 1, 2, 2]],
+    "ptr", [[0, 2, 4, 7], [0, 2, 4, 5], [1, 2, 4, 6], [0, 5, 4, 6], [0, -4, 4, 6], [0, 2**40, 4, 6]]
 )
-def test_an_index_out_of_range_is_an_error(index) -> None:
-    wrong = problem()._replace(segment_index=torch.tensor(index))
+def test_boundaries_out_of_range_are_an_error(ptr) -> None:
+    whole = problem()
+    wrong = dataclasses.replace(whole.segments, ptr=torch.tensor(ptr))
     for save in (False, True):
-        with pytest.raises(ValueError, match="outside its number of segments"):
-            NativeSolve().forward(wrong, SETTINGS, save=save)
+        with pytest.raises(ValueError, match="boundaries of segments"):
+            NativeBackend().forward(whole._replace(segments=wrong), SETTINGS, save=save)
 
 
 @built
@@ -132,8 +148,9 @@ def test_neither_is_one_that_is_missing_cannot_be_loaded_or_is_switched_off(
 @built
 def test_where_blas_is_out_of_sight_the_layer_runs_without_it(monkeypatch) -> None:
     whole = problem()
-    assert native.is_supported(whole)
-    assert not native.is_supported(Problem(*(t.to("meta") for t in whole)))
+    assert NativeBackend().unsupported(whole) is None
+    on_meta = Inputs.unflatten(tensor.to("meta") for tensor in whole.inputs.flatten())
+    assert "for a CPU" in NativeBackend().unsupported(whole._replace(inputs=on_meta))
     monkeypatch.setitem(native.PRODUCTS, torch.float32, 0)
-    assert not native.is_supported(whole)
+    assert "no BLAS library" in NativeBackend().unsupported(whole)
     assert EAAggregation(3, 3, steps=2)(torch.randn(4, 3)).isfinite().all()

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from pyg_ea import EAAggregation, EAConv, EAGlobalPool, MeanPotential, parameter_groups
+from pyg_ea import EAAggregation, EAConv, EAGlobalPool, parameter_groups
+from pyg_ea.potentials import MeanPotential
 
 
 def network() -> nn.ModuleDict:
     return nn.ModuleDict(
         {
-            "conv": EAConv(3, 4, form="gin", steps=2),
+            "conv": EAConv(3, 4, form="gin"),
             "pool": EAGlobalPool(4, 5, steps=2),
             "head": nn.Linear(5, 1),
         }

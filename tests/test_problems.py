@@ -6,16 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyg_ea import (
-    Checkpointed,
-    EAAggregation,
-    Implicit,
-    MeanPotential,
-    NesterovSolver,
-    NoPrior,
-    QuantilePotential,
-    Unrolled,
-)
+from pyg_ea import Checkpointed, EAAggregation, Implicit, NesterovSolver, Unrolled
+from pyg_ea.energy import NoPrior
+from pyg_ea.potentials import MeanPotential, QuantilePotential
 from tests.problems import CHANNELS, LARGEST_SET, PROBLEMS, Problem
 
 SMOOTHING = 0.02

@@ -8,14 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pyg_ea import EAAggregation, NesterovSolver, Segments
+from pyg_ea import EAAggregation, NesterovSolver
+from pyg_ea.segments import Segments
 from tests.reference import solve
 from tests.test_reference import ForwardOnly
 
 ROUNDING = 1e-11  # float64, a few steps, of the largest entry
 
 # Untrained networks this narrow may be too steep for the step size; equality must hold anyway.
-pytestmark = pytest.mark.filterwarnings("ignore::pyg_ea.DivergenceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pyg_ea.diagnostics.DivergenceWarning")
 
 quickly = settings(
     max_examples=25,
@@ -78,8 +79,8 @@ def test_every_segment_alone(case) -> None:
 def test_closed_form_equals_autograd_equals_reference(case) -> None:
     layer, x, index, num_segments = case
     parameters = dict(layer.named_parameters())
-    out = layer(x, index, dim_size=num_segments)
-    norm = layer.solution.path_mean_square
+    out, solution = layer(x, index, dim_size=num_segments, return_solution=True)
+    norm = solution.path_mean_square
     closed = torch.autograd.grad(out.sum() + norm.sum(), list(parameters.values()))
 
     expected = solve(
@@ -95,10 +96,10 @@ def test_closed_form_equals_autograd_equals_reference(case) -> None:
     close(norm, expected.path_mean_square)
 
     layer.potential = ForwardOnly(layer.potential)
-    out = layer(x, index, dim_size=num_segments)
+    out, solution = layer(x, index, dim_size=num_segments, return_solution=True)
     close(out, expected.y)
     by_autograd = torch.autograd.grad(
-        out.sum() + layer.solution.path_mean_square.sum(), list(parameters.values())
+        out.sum() + solution.path_mean_square.sum(), list(parameters.values())
     )
     for mine, theirs in zip(closed, by_autograd, strict=True):
         close(mine, theirs)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import EquilibriumAggregation
 
-from pyg_ea import Checkpointed, EAAggregation, NesterovSolver, Solution, auxiliary_loss
+from pyg_ea import Checkpointed, EAAggregation, NesterovSolver, auxiliary_loss
+from pyg_ea.solver import Solution
 
 CHANNELS = 8
 
@@ -192,11 +193,11 @@ def test_memory_need_not_grow_with_the_steps() -> None:
 def test_stopping_clipping_auxiliary_loss_and_diagnostics_exist_and_work() -> None:
     x, index = elements(40), torch.arange(40) % 8
     layer = ours(15, solver=NesterovSolver(gtol=0.2, clip=0.5))
-    out = layer(x, index)
+    out, solution = layer(x, index, return_solution=True)
     assert out.abs().max() == 0.5
     steps = layer.solution.steps
     assert steps.min() < steps.max() <= 15
-    assert auxiliary_loss(layer) > 0
+    assert auxiliary_loss(solution) > 0
     report = layer.diagnose(x, index)
     assert (report.energy_after < report.energy_before).all()
-    assert math.isfinite(float(report.gradient_max.max()))
+    assert math.isfinite(float(report.solution.gradient_max.max()))

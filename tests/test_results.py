@@ -17,8 +17,8 @@ from docs.pictures import add_names, figures, svg
 from docs.records import full_tables
 from docs.tables import pages
 from experiments.molpcba.summary import summarise
+from experiments.records import Records
 from experiments.studies.molpcba import SHARED, Study
-from experiments.studies.records import Records
 
 ROOT = Path(__file__).parent.parent
 ABLATIONS = sorted(p for p in ROOT.glob("results/ablations/*") if p.is_dir())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from pyg_ea import Segments
+from pyg_ea.segments import Segments
 
 LAYOUTS = {
     "sorted": ([0, 0, 1, 2, 2], 3),

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import SumAggregation
 
-from pyg_ea import (
+from pyg_ea import ResNetPotential
+from pyg_ea.potentials import (
     AttentionPotential,
     MaxPotential,
     MeanPotential,
     Potential,
     QuantilePotential,
-    ResNetPotential,
     SumPotential,
 )
-from pyg_ea.testing import _AggregationChecks, check_aggregation, check_potential
+from pyg_ea.testing import check_aggregation, check_potential
+from pyg_ea.testing.modules import AGGREGATION_CHECKS
 from tests.problems import GaussianLikelihood, PrintedAttentionPotential
 
 D = 4
@@ -147,16 +148,15 @@ MISTAKES: dict[str, Callable[..., Tensor] | None] = {
     "multiplicity": lambda layer, out, x, *_: out / len(x),
     "other_sets": lambda layer, out, x, *_: out * x.sum(),
 }
-NAMES = [name.removeprefix("check_") for name in dir(_AggregationChecks) if "check_" in name]
 
 
 def test_a_layer_without_mistakes_passes() -> None:
     check_aggregation(Layer, D)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", AGGREGATION_CHECKS)
 def test_mistakes_in_an_aggregation_are_seen(name) -> None:
-    others = [other for other in NAMES if other != name]
+    others = [other for other in AGGREGATION_CHECKS if other != name]
     with pytest.raises(AssertionError, match=f"check '{name}': "):
         check_aggregation(lambda: Layer(name, MISTAKES[name]), D, skip=others)
 

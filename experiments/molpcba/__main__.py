@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +13,17 @@ import torch
 import yaml
 
 from experiments.common import UserError, command, mean_and_deviation, write_text
+from experiments.metrics import TITLES
 from experiments.molpcba.config import Config, parse, resolve, to_dict
 from experiments.molpcba.data import load
-from experiments.molpcba.evaluation import TITLES, chance
-from experiments.molpcba.fitting import History, build_trainer, explained, say
-from experiments.molpcba.folder import RunFolder, read_checkpoint
-from experiments.molpcba.summary import collect, plot_run, run_table
+from experiments.molpcba.evaluation import chance
+from experiments.molpcba.failures import explained
+from experiments.molpcba.fitting import build_trainer
+from experiments.molpcba.folder import RunFolder, find_run, read_checkpoint
+from experiments.molpcba.history import History
+from experiments.molpcba.parallel import say
+from experiments.molpcba.pictures import plot_run
+from experiments.molpcba.results import collect, run_table
 from experiments.molpcba.training import MoleculeTraining
 
 
@@ -25,59 +31,65 @@ from experiments.molpcba.training import MoleculeTraining
 def main(argv: Sequence[str]) -> None:
     """Trains one network, or one for each of ``--seeds``."""
     config = parse(argv)
-    folder = RunFolder.of(config)
-    if config.resume and config.name is not None and folder.config.exists():
-        saved = ["--config", str(folder.config), "--runs-dir", config.runs_dir]
-        config = parse([*saved, "--name", config.name, *argv])
     if config.seeds > 1:
-        run_seeds(config)
+        run_seeds(config, argv)
     else:
-        run(config)
+        run(find_run(argv) if config.resume else config)
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, seeds: Sequence[str] = ()) -> dict[str, Any]:
     """Trains, or resumes, as configured; returns the content of ``results.json``.
 
-    :class:`RunFolder` lists the files. Ctrl-C and SIGTERM raise ``Interrupted``.
+    :class:`RunFolder` lists the files. Ctrl-C and SIGTERM raise ``Interrupted``, which names the
+    command to continue with. ``seeds`` are its flags where the run is one of several.
     """
     with explained():
         data = load(config)
         baseline = chance(data)
-        config = resolve(config, data.name)
-        folder, checkpoint = RunFolder.of(config), None
+    config = resolve(config, data.name)
+    folder, checkpoint = RunFolder.of(config), None
+    with explained(f"continue with: {folder.command(*seeds)}"):
         history = History(folder, data.metric)
         trainer = build_trainer(config, history)
-        if config.resume:
-            checkpoint = folder.resume(config, data.fingerprint)
-        elif trainer.is_global_zero:
-            folder.create(config)
-        say(f"data: {data.source}")
-        say("settings: " + yaml.safe_dump(to_dict(config), default_flow_style=True, width=98))
-        torch.manual_seed(config.seed)
-        module = MoleculeTraining(config, data)
-        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
-        module.load_state_dict(read_checkpoint(folder.best)["state_dict"])
-        trainer.test(module, verbose=False)
-        results = collect(config, module, history, baseline)
-        if trainer.is_global_zero:
-            write_text(folder.results, json.dumps(results, indent=2) + "\n")
-            plot_run(folder)
+        is_first = trainer.is_global_zero
+        with folder.owned(config.resume) if is_first else nullcontext():
+            if config.resume:
+                checkpoint = folder.resume(config, data.fingerprint, is_first)
+            elif is_first:
+                folder.create(config)
+            say(f"data: {data.source}")
+            settings = yaml.safe_dump(to_dict(config), default_flow_style=True, width=98)
+            say(f"settings: {settings}")
+            torch.manual_seed(config.seed)
+            module = MoleculeTraining(config, data)
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+            module.load_state_dict(read_checkpoint(folder.best)["state_dict"])
+            trainer.test(module, verbose=False)
+            results = collect(config, module, history, baseline)
+            if is_first:
+                write_text(folder.results, json.dumps(results, indent=2) + "\n")
+                plot_run(folder)
     say(run_table(results, folder))
     return results
 
 
-def run_seeds(config: Config) -> None:
+def run_seeds(config: Config, argv: Sequence[str]) -> None:
     """Runs ``config.seeds`` seeds from ``config.seed`` upwards and prints mean and deviation.
 
     Each has its own run folder, ``NAME-seedK`` with ``--name NAME``. With ``--resume`` finished
-    runs are taken as they are, and the others are continued or started.
+    runs are taken as they are, and the others are continued or started, with the settings of the
+    first one.
     """
     if config.devices * config.nodes > 1:
         raise UserError(
             "--seeds runs one after another on one device: with --devices, start each with --seed"
         )
     if config.resume and config.name is None:
-        raise UserError("--seeds with --resume needs the --name of the runs")
+        raise UserError("--seeds with --resume needs the --name of the runs, without -seedK")
+    if config.resume:
+        first = find_run([*argv, "--name", f"{config.name}-seed{config.seed}"])
+        config = replace(first, name=config.name)
+    seeds = ["--seed", str(config.seed), "--seeds", str(config.seeds)]
     outcomes = []
     for seed in range(config.seed, config.seed + config.seeds):
         name = None if config.name is None else f"{config.name}-seed{seed}"
@@ -87,7 +99,8 @@ def run_seeds(config: Config) -> None:
         if config.resume and folder.results.exists():
             outcomes.append(folder.read_results())
         else:
-            outcomes.append(run(replace(one, resume=config.resume and folder.config.exists())))
+            one = replace(one, resume=config.resume and folder.config.exists())
+            outcomes.append(run(one, seeds))
     title = TITLES[outcomes[0]["metric"]]
     test, valid = (
         mean_and_deviation([own[part] for own in outcomes]) for part in ("test", "valid")

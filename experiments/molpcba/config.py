@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import re
-import types
-import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 from jsonargparse.typing import (
     ClosedUnitInterval,
     NonNegativeFloat,
@@ -23,19 +19,30 @@ from jsonargparse.typing import (
 )
 
 from experiments.common import UserError
-from experiments.molpcba.readouts import ITERATIVE, PARTS, parts_of
+from experiments.flags import Parser, flag, opt, split
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets"
-RECORD = re.compile(r"^resume:", re.MULTILINE)
 ADJOINTS = re.compile(r"unrolled|checkpointed|implicit|truncated-[1-9]\d*")
+READOUTS = (
+    "ea", "sum", "mean", "max", "attention", "set2set", "set-transformer", "pna", "pyg-ea",
+)  # fmt: skip
+"""Parts of a readout by name; :mod:`experiments.molpcba.readouts` builds them."""
+ITERATIVE = ("ea", "pyg-ea")
+"""Parts that take ``--steps``; their output has ``--ea-width`` channels."""
+OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""A user's readout: ``package.module:Name``."""
 REQUIRED = ("width", "layers", "dropout", "epochs", "batch_size", "lr")
+GROUPS = {
+    "data": "data",
+    "model": "network",
+    "steps": "Equilibrium Aggregation",
+    "epochs": "training",
+    "runs_dir": "output",
+}
+"""Titles of groups of settings, by the first of each."""
 
 
-# ruff: noqa: RUF009 (the calls are dataclasses.field)
-def _is(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
+# ruff: noqa: RUF009 (opt is dataclasses.field)
 @dataclass(frozen=True)
 class Config:
     """All settings of a run: one flag each (``eval_steps`` is ``--eval-steps``), one key in YAML.
@@ -45,73 +52,80 @@ class Config:
     """
 
     # data
-    data: str = _is(
+    data: str = opt(
         "auto",
         "OGB's name of a set, or embedded: 4,991 molecules that come with RDKit; auto: "
         "ogbg-molpcba if it can be had, else embedded",
     )
-    root: str = _is("dataset", "folder of prepared data")
-    csv: str | None = _is(None, "train on this table: SMILES, and labels (0, 1, empty; or numbers)")
-    smiles_column: str | None = _is(None, "--csv: the SMILES column; default: by its name")
-    tasks: str | None = _is(None, "--csv: label columns, separated by commas; default: the rest")
-    ignore: str | None = _is(None, "--csv: columns that are not labels, separated by commas")
-    task_type: Literal["auto", "classification", "regression"] = _is(
+    root: str = opt("dataset", "folder of prepared data")
+    csv: str | None = opt(None, "train on this table: SMILES, and labels (0, 1, empty; or numbers)")
+    smiles_column: str | None = opt(None, "--csv: the SMILES column; default: by its name")
+    tasks: str | None = opt(None, "--csv: label columns, separated by commas; default: the rest")
+    ignore: str | None = opt(None, "--csv: columns that are not labels, separated by commas")
+    task_type: Literal["auto", "classification", "regression"] = opt(
         "auto", "--csv: auto: regression when every label column has real values"
     )
-    data_name: str | None = _is(None, "name of the --csv data; default: the file's")
-    split: str | None = _is(
+    data_name: str | None = opt(None, "name of the --csv data; default: the file's")
+    split: str | None = opt(
         None, "ogb, scaffold, random, or a folder of row numbers; default: the data's own or random"
     )
-    split_seed: NonNegativeInt = _is(0, "seed of the random split")
-    preset: Literal["auto", "small", "reference", "none"] = _is(
+    split_seed: NonNegativeInt = opt(0, "seed of the random split")
+    preset: Literal["auto", "small", "reference", "none"] = opt(
         "auto", "sizes and schedule where not given; auto: reference for ogbg-molpcba, else small"
     )
     # network
-    model: Literal["gin", "gcn"] = _is("gin", "graph network, OGB's reference layers")
-    readout: str = _is("ea", f"from nodes to graph: {', '.join(PARTS)}, or several joined by +")
-    local: Literal["sum", "ea", "sum+ea"] = _is("sum", "aggregation of neighbours")
-    virtual_node: bool = _is(False, "add OGB's virtual node")
-    width: PositiveInt = _is(None, "node features")
-    layers: PositiveInt = _is(None, "rounds of message passing")
-    dropout: ClosedUnitInterval = _is(None, "share of features left out in training")
-    readout_norm: Literal["layer", "none"] | None = _is(None, "norm behind each part of a readout")
-    head_width: NonNegativeInt = _is(0, "hidden layer between readout and output; 0: none")
+    model: Literal["gin", "gcn"] = opt("gin", "graph network, OGB's reference layers")
+    readout: str = opt(
+        "ea",
+        f"from nodes to graph: {', '.join(READOUTS)}, a class of yours as package.module:Name, or "
+        "several joined by +",
+    )
+    local: Literal["sum", "ea", "sum+ea"] = opt("sum", "aggregation of neighbours")
+    virtual_node: bool = opt(False, "add OGB's virtual node")
+    width: PositiveInt = opt(None, "node features")
+    layers: PositiveInt = opt(None, "rounds of message passing")
+    dropout: ClosedUnitInterval = opt(None, "share of features left out in training")
+    readout_norm: Literal["layer", "none"] | None = opt(None, "norm behind each part of a readout")
+    head_width: NonNegativeInt = opt(0, "hidden layer between readout and output; 0: none")
     # Equilibrium Aggregation
-    steps: PositiveInt = _is(15, "inner steps of EA")
-    eval_steps: PositiveInt = _is(None, "inner steps in evaluation; default: --steps")
-    ea_width: PositiveInt | None = _is(None, "size of the EA readout's vector; or --width")
-    potential_width: PositiveInt = _is(None, "width of EA's potential; default: --width")
-    inner_lr: PositiveFloat = _is(0.125, "inner step size at the start (it is trained)")
-    inner_momentum: OpenUnitInterval = _is(0.9, "inner momentum at the start (it is trained)")
-    inner_gtol: NonNegativeFloat = _is(1e-3, "a graph stops once its inner gradient is below it")
-    inner_clip: PositiveFloat | None = _is(None, "clip y to [-c, c] after each inner step")
-    regulariser: PositiveFloat = _is(0.1, "weight of ||y||^2 at the start (it is trained)")
-    adjoint: str = _is("unrolled", "backward: unrolled, checkpointed, implicit, or truncated-K")
-    aux_weight: NonNegativeFloat | None = _is(None, "weight of the readout's auxiliary loss")
-    local_aux_weight: NonNegativeFloat = _is(1e-4, "weight of local EA's auxiliary loss")
-    aux_reading: Literal["final", "path"] = _is("final", "reading of the auxiliary loss")
+    steps: PositiveInt = opt(15, "inner steps of EA")
+    eval_steps: PositiveInt = opt(None, "inner steps in evaluation; default: --steps")
+    ea_width: PositiveInt | None = opt(None, "size of the EA readout's vector; or --width")
+    potential_width: PositiveInt = opt(None, "width of EA's potential; default: --width")
+    inner_lr: PositiveFloat = opt(0.125, "inner step size at the start (it is trained)")
+    inner_momentum: OpenUnitInterval = opt(0.9, "inner momentum at the start (it is trained)")
+    inner_gtol: NonNegativeFloat = opt(1e-3, "a graph stops once its inner gradient is below it")
+    inner_clip: PositiveFloat | None = opt(None, "clip y to [-c, c] after each inner step")
+    regulariser: PositiveFloat = opt(0.1, "weight of ||y||^2 at the start (it is trained)")
+    adjoint: str = opt("unrolled", "backward: unrolled, checkpointed, implicit, or truncated-K")
+    aux_weight: NonNegativeFloat | None = opt(None, "weight of the readout's auxiliary loss")
+    local_aux_weight: NonNegativeFloat = opt(1e-4, "weight of local EA's auxiliary loss")
+    aux_reading: Literal["final", "path"] = opt("final", "reading of the auxiliary loss")
     # training
-    epochs: PositiveInt = _is(None, "passes over the train part")
-    batch_size: PositiveInt = _is(None, "graphs a step on each device")
-    lr: PositiveFloat = _is(None, "Adam's learning rate")
-    ea_lr: PositiveFloat | None = _is(None, "the same of EA's own parameters; or --lr")
-    schedule: Literal["constant", "cosine"] | None = _is(None, "learning rate over training")
-    warmup: NonNegativeInt = _is(0, "steps over which the learning rate rises to --lr")
-    weight_decay: NonNegativeFloat = _is(0.0, "decoupled weight decay")
-    gradient_clip: PositiveFloat | None = _is(None, "largest gradient norm; default: no limit")
-    ema: ClosedUnitInterval | None = _is(None, "evaluate an average of the weights of this decay")
-    precision: Literal["32", "bf16", "64"] = _is("32", "bf16 is mixed precision")
-    compile: bool = _is(False, "compile EA's inner step; no gain on a CPU; needs a C++ compiler")
-    seed: NonNegativeInt = _is(0, "of weights, order and dropout")
-    seeds: PositiveInt = _is(1, "number of runs, from --seed upwards; mean and deviation")
-    accelerator: Literal["auto", "cpu", "gpu"] = _is("auto", "where to compute")
-    devices: PositiveInt = _is(1, "processes, one a device")
-    nodes: PositiveInt = _is(1, "machines, each with --devices")
-    test_curve: bool = _is(False, "record the test score of every epoch")
+    epochs: PositiveInt = opt(None, "passes over the train part")
+    batch_size: PositiveInt = opt(None, "graphs a step on each device")
+    lr: PositiveFloat = opt(None, "Adam's learning rate")
+    ea_lr: PositiveFloat | None = opt(None, "the same of EA's own parameters; or --lr")
+    schedule: Literal["constant", "cosine"] | None = opt(None, "learning rate over training")
+    warmup: NonNegativeInt = opt(0, "steps over which the learning rate rises to --lr")
+    weight_decay: NonNegativeFloat = opt(0.0, "decoupled weight decay")
+    gradient_clip: PositiveFloat | None = opt(None, "largest gradient norm; default: no limit")
+    ema: ClosedUnitInterval | None = opt(None, "evaluate an average of the weights of this decay")
+    precision: Literal["32", "bf16", "64"] = opt("32", "bf16 is mixed precision")
+    seed: NonNegativeInt = opt(0, "of weights, order and dropout")
+    seeds: PositiveInt = opt(1, "number of runs, from --seed upwards; mean and deviation")
+    accelerator: Literal["auto", "cpu", "gpu"] = opt("auto", "where to compute")
+    devices: PositiveInt = opt(1, "processes, one a device")
+    nodes: PositiveInt = opt(1, "machines, each with --devices")
+    test_curve: bool = opt(False, "record the test score of every epoch")
     # output
-    runs_dir: str = _is("runs", "folder of run folders")
-    name: str | None = _is(None, "run folder's name; default: made of data, model and seed")
-    resume: bool = _is(False, "go on with the run of this name from its last checkpoint")
+    runs_dir: str = opt("runs", "folder of run folders")
+    name: str | None = opt(None, "run folder's name; default: made of data, model and seed")
+    resume: bool = opt(
+        False,
+        "go on with the last run that has the settings given, or with that of --name; a finished "
+        "run goes on where --epochs is more",
+    )
 
     def __post_init__(self) -> None:
         parts_of(self.readout)
@@ -120,13 +134,24 @@ class Config:
                 "--adjoint must be unrolled, checkpointed, implicit or truncated-K (K: 1 or more), "
                 f"got {self.adjoint!r}"
             )
-        if self.name is not None and not re.fullmatch(r"[^/]*[^/.][^/]*", self.name):
-            raise UserError(f"--name is a folder's name, without '/', got {self.name!r}")
+        for name in ("data_name", "name"):
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[^/\0]*[^/.\0][^/\0]*", value):
+                raise UserError(f"{flag(name)} is a folder's name, without '/', got {value!r}")
 
 
-def flag(name: str) -> str:
-    """``"eval_steps" -> "--eval-steps"``."""
-    return "--" + name.replace("_", "-")
+def parts_of(readout: str) -> list[str]:
+    """The parts in a readout's name: ``"ea+mean" -> ["ea", "mean"]``."""
+    names = readout.split("+")
+    for name in names:
+        if name not in READOUTS and not OWN.fullmatch(name):
+            raise UserError(
+                f"--readout must be parts joined by '+', each one of {', '.join(READOUTS)}, or "
+                f"package.module:Name; got {readout!r}"
+            )
+    if len(set(names)) < len(names):
+        raise UserError(f"--readout has a part more than once: {readout!r}")
+    return names
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -169,9 +194,12 @@ def kind_of(settings: dict[str, Any]) -> str:
     """Model, readout and local aggregation in a few words: ``gin-vn-ea15+mean``."""
     model = settings["model"] + ("-vn" if settings["virtual_node"] else "")
     parts, steps = parts_of(settings["readout"]), settings["steps"]
-    readout = "+".join(f"{part}{steps}" if part in ITERATIVE else part for part in parts)
+    names = [f"{part}{steps}" if part in ITERATIVE else part.split(":")[-1] for part in parts]
     local = settings["local"]
-    return f"{model}-{readout}" + (f"-local-{local}{steps}" if local != "sum" else "")
+    return f"{model}-{'+'.join(names)}" + (f"-local-{local}{steps}" if local != "sum" else "")
+
+
+DROPPED = {"compile"}  # settings of older versions that decided nothing but speed
 
 
 def recorded(content: dict[str, Any], where: object) -> Config:
@@ -180,6 +208,7 @@ def recorded(content: dict[str, Any], where: object) -> Config:
     A setting that is missing had no effect in that version, as None, or the default, has without a
     preset.
     """
+    content = {name: value for name, value in content.items() if name not in DROPPED}
     try:
         return resolve(Config(**{**content, "preset": "none"}), "")
     except TypeError as error:
@@ -189,25 +218,10 @@ def recorded(content: dict[str, Any], where: object) -> Config:
 # ---- command line
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The parser: one flag for each field of :class:`Config`, and ``--config``."""
-    parser = ArgumentParser(
-        prog="python -m experiments.molpcba",
-        description="Train a graph network with Equilibrium Aggregation on molecules.",
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file; flags win over it")
-    for name, hint in typing.get_type_hints(Config).items():
-        item = Config.__dataclass_fields__[name]
-        option: dict[str, Any] = {"default": item.default, "help": item.metadata["help"]}
-        if hint is bool:
-            option["action"] = ActionYesNo(no_prefix="no-")
-        elif typing.get_origin(hint) in (typing.Union, types.UnionType):
-            option["type"] = typing.get_args(hint)[0]  # None: not given, which is no value to type
-        else:
-            option["type"] = hint
-        parser.add_argument(flag(name), **option)
-    return parser
+    about = "Train a graph network with Equilibrium Aggregation on molecules."
+    return Parser(Config, "python -m experiments.molpcba", about, GROUPS)
 
 
 def parse(argv: Sequence[str]) -> Config:
@@ -215,24 +229,6 @@ def parse(argv: Sequence[str]) -> Config:
 
     Leaves by ``SystemExit`` after ``--help`` and ``--print_config``.
     """
-    parser = build_parser()
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--config", action="append", default=[])
-    try:
-        files, rest = first.parse_known_args(list(argv))
-        words = [*(f"--config={path}" for path in files.config), *rest]  # flags come last: they win
-        if any(RECORD.search(Path(path).read_text()) for path in files.config):
-            words.append("--preset=none")  # a run's own file, of any version, leaves nothing open
-        # Through YAML: jsonargparse's checked numbers are classes of their own.
-        values = yaml.safe_load(parser.dump(parser.parse_args(words)))
-    except (ArgumentError, argparse.ArgumentError, ValueError, TypeError, OSError) as error:
-        raise UserError(_one_line(str(error))) from error
-    return Config(**values)
-
-
-def _one_line(message: str) -> str:
-    """jsonargparse's message with flags for its keys and without its Python types."""
-    text = " ".join(message.split())
-    text = re.sub(r'.*key "(\w+)": (Not of type \w+: )?', lambda match: f"{flag(match[1])}: ", text)
-    text = text.replace("does not conform to restriction v", "is not ").replace(" and v", " and ")
-    return text.replace("a typing.Literal", "one of ") + "; see --help"
+    # A run's own file, of any version, leaves nothing open: it has all settings, also ``resume``.
+    is_record = any("resume" in content for content in split(argv)[0].values())
+    return Config(**build_parser().values(argv, ["--preset=none"] if is_record else []))

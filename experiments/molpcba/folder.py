@@ -1,8 +1,13 @@
-"""The run folder: its files, and the rules for starting, resuming and refusing."""
+"""The run folder: its files, its owner, and the rules for starting, resuming and refusing."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +15,11 @@ import yaml
 
 from experiments import common
 from experiments.common import UserError
-from experiments.molpcba.config import Config, flag, recorded, to_dict
+from experiments.flags import flag
+from experiments.molpcba.config import Config, parse, recorded, to_dict
+from experiments.molpcba.parallel import say
 
-FREE = {"runs_dir", "name", "resume", "root", "csv", "compile", "accelerator"}
+FREE = {"runs_dir", "name", "resume", "root", "csv", "accelerator"}
 """Settings that may change when a run is resumed."""
 
 
@@ -21,7 +28,7 @@ class RunFolder:
 
     ``config.yaml`` (resolved; without it there is no run), ``metrics.csv`` (a row an epoch),
     ``results.json`` (when it has finished), ``checkpoints/last.ckpt`` (last complete epoch),
-    ``checkpoints/best.ckpt`` (best valid score), ``tensorboard/`` and ``learning.png``.
+    ``checkpoints/best.ckpt`` (best valid score), ``tensorboard/``, ``learning.png`` and ``.lock``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,6 +36,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.csv"
         self.results = path / "results.json"
+        self.picture = path / "learning.png"
         self.best = path / "checkpoints" / "best.ckpt"
         self.last = path / "checkpoints" / "last.ckpt"
 
@@ -43,49 +51,128 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """The resolved settings of the run that is to be resumed."""
-        try:
-            return to_dict(recorded(yaml.safe_load(self.config.read_text()), self.config))
-        except FileNotFoundError as error:
+        if not self.config.exists():
             raise UserError(
                 f"{self.path} has no run to resume: leave out --resume to start one, or check "
                 "--name and --runs-dir"
-            ) from error
-        except (yaml.YAMLError, ValueError) as error:
-            raise UserError(f"{self.config} is damaged: start a new run with --name") from error
+            )
+        try:
+            content = common.read_yaml(self.config)
+        except UserError as error:
+            raise UserError(f"{error}: start a new run with --name") from error
+        return to_dict(recorded(content, self.config))
+
+    def command(self, *flags: str) -> str:
+        """The command that continues the run, or with ``--seeds`` the runs of all seeds."""
+        place = [] if self.path.parent == Path("runs") else ["--runs-dir", str(self.path.parent)]
+        name = re.sub(r"-seed\d+$", "", self.path.name) if "--seeds" in flags else self.path.name
+        words = ["--resume", "--name", name, *place, *flags]
+        return "python -m experiments.molpcba " + shlex.join(words)
+
+    @contextmanager
+    def owned(self, resume: bool) -> Iterator[None]:
+        """Holds the folder against other processes; one that is to be resumed must exist."""
+        if resume:
+            self.read_config()
+        with common.owned(self.path, "--name"):
+            yield
 
     def create(self, config: Config) -> None:
-        """Makes the folder; its configuration decides the run, no preset fills in anything."""
+        """Starts the run; its configuration decides it, no preset fills in anything."""
         if self.config.exists():
             raise UserError(
                 f"{self.path} already has a run: --resume continues it or shows its results, "
                 "--name starts a new one"
             )
-        settings = {**to_dict(config), "preset": "none"}
+        self._write(config)
+
+    def _write(self, config: Config) -> None:
+        settings = to_dict(replace(config, preset="none", resume=False))
         del settings["name"], settings["runs_dir"]  # of this run, not of one that repeats it
         common.write_text(self.config, yaml.safe_dump(settings, sort_keys=False))
 
-    def resume(self, config: Config, fingerprint: str) -> Path | None:
+    def resume(self, config: Config, fingerprint: str, is_owner: bool) -> Path | None:
         """The checkpoint from which the run goes on; None: there is none yet.
 
-        Raises ``UserError`` when settings or data are not those that the run was started with.
+        With other ``epochs`` the owner of the folder changes its configuration, and the run counts
+        as unfinished.
+
+        Raises:
+            UserError: when settings or data are not those that the run was started with.
         """
-        then, now = self.read_config(), to_dict(config) | {"preset": "none"}
-        free = FREE | (set() if config.schedule == "cosine" else {"epochs"})
-        for key in sorted((then.keys() | now.keys()) - free):
-            if then.get(key) != now.get(key):
-                raise UserError(
-                    f"{self.path} was started with {flag(key)} {then.get(key)}, not "
-                    f"{now.get(key)}: leave the flag out to continue it, or start a new run with "
-                    "--name"
-                )
-        if not self.last.exists():
-            return None
-        if read_checkpoint(self.last)["pyg_ea"]["fingerprint"] != fingerprint:
+        then = self.read_config()
+        for key, now in differences(then, config).items():
+            raise UserError(
+                f"{self.path} was started with {flag(key)} {then.get(key)}, not {now}: leave the "
+                "flag out to continue it, or start a new run with --name"
+            )
+        checkpoint = read_checkpoint(self.last) if self.last.exists() else None
+        if checkpoint and checkpoint["pyg_ea"]["fingerprint"] != fingerprint:
             raise UserError(
                 f"{self.path} was trained on other data or another split (its fingerprint is not "
                 f"{fingerprint}): give the same, or start a new run with --name"
             )
-        return self.last
+        if config.epochs != then["epochs"]:
+            done = checkpoint["epoch"] + 1 if checkpoint else 0
+            if config.epochs < done:
+                raise UserError(
+                    f"{self.path} has {done} epochs already, which is more than --epochs "
+                    f"{config.epochs}: give more, or start a new run with --name"
+                )
+            say(_extension(config, then["epochs"], done))
+            if is_owner:
+                self._write(config)
+                self.results.unlink(missing_ok=True)
+        return self.last if checkpoint else None
+
+
+def _extension(config: Config, before: int, done: int) -> str:
+    """What another number of epochs means for the schedule."""
+    text = f"note: {config.epochs} epochs instead of {before}, {done} are done"
+    if config.schedule == "cosine":
+        text += (
+            f"; from here on the learning rate is that of a cosine schedule over {config.epochs} "
+            "epochs, which a run of that length from the start would have had throughout"
+        )
+    return text
+
+
+def differences(then: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Settings of ``config``, by name, that a run with the settings ``then`` cannot change to."""
+    now = to_dict(config) | {"preset": "none"}
+    keys = sorted((then.keys() | now.keys()) - FREE - {"epochs"})
+    return {key: now.get(key) for key in keys if then.get(key) != now.get(key)}
+
+
+def find_run(argv: Sequence[str]) -> Config:
+    """The settings of the run that ``--resume`` means, with those given in ``argv``.
+
+    It is the run of ``--name``, otherwise the one last written to that has the settings given.
+    """
+    given = parse(argv)
+
+    def config_of(run: RunFolder) -> Config:
+        place = ["--runs-dir", given.runs_dir, "--name", run.path.name]
+        return parse(["--config", str(run.config), *argv, *place])
+
+    if given.name is not None:
+        RunFolder.of(given).read_config()
+        return config_of(RunFolder.of(given))
+    runs = [RunFolder(path.parent) for path in Path(given.runs_dir).glob("*/config.yaml")]
+    for run in sorted(runs, key=lambda run: max(map(_time, (run.config, run.last))), reverse=True):
+        with suppress(UserError):  # a run of another version
+            config = config_of(run)
+            if not differences(run.read_config(), config):
+                say(f"resuming {run.path}")
+                return config
+    raise UserError(
+        f"no run in {given.runs_dir} has these settings: leave out --resume to start one, or "
+        "check the flags, --name and --runs-dir"
+    )
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -95,10 +182,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except UserError as error:
         if not path.exists():
             raise
-        raise UserError(
-            f"{error}: delete the files in {path.parent} to repeat the run with --resume, or copy "
-            "best.ckpt over a damaged last.ckpt to go on from the best epoch"
-        ) from error
+        ways_out = {
+            "last.ckpt": "delete it to repeat the run with --resume, or copy best.ckpt over it to "
+            "go on from the best epoch",
+            "best.ckpt": "repeat the run under another --name; last.ckpt beside it has the last "
+            "epoch",
+        }
+        way_out = ways_out.get(path.name, "get it again")
+        raise UserError(f"{error}: {way_out}") from error
     if "pyg_ea" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of python -m experiments.molpcba")
     return checkpoint

@@ -14,7 +14,8 @@ from torch_geometric.nn import global_add_pool
 from experiments.molpcba.config import Config
 from experiments.molpcba.parallel import BatchNorm
 from experiments.molpcba.readouts import build_local, build_readout
-from pyg_ea import EAConv, GINForm
+from pyg_ea import EAConv
+from pyg_ea.conv import GINForm
 
 
 class MoleculeNetwork(nn.Module):

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 T = TypeVar("T")
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Prints to the terminal, once however many processes there are."""
+    print(text, flush=True)
 
 
 def world_size() -> int:

@@ -21,7 +21,7 @@ from experiments.molpcba.data import GraphLoader, PackedGraphs
 from experiments.molpcba.data.molecules import pack, read_molecules
 from experiments.molpcba.data.splits import reading
 from experiments.molpcba.data.table import SMILES, find_smiles_column, separator_of
-from experiments.molpcba.fitting import explained
+from experiments.molpcba.failures import explained
 from experiments.molpcba.folder import read_checkpoint
 from experiments.molpcba.model import MoleculeNetwork
 

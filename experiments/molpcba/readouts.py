@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
 from math import gcd
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch_geometric.nn import aggr
 from torch_geometric.nn.aggr import Aggregation
 
 from experiments.common import UserError
+from experiments.molpcba.config import Config, parts_of
 from pyg_ea import (
     Checkpointed,
     EAAggregation,
@@ -23,9 +26,6 @@ from pyg_ea import (
     Truncated,
     Unrolled,
 )
-
-if TYPE_CHECKING:
-    from experiments.molpcba.config import Config
 
 
 def build_ea(config: Config, in_channels: int, out_channels: int) -> EAAggregation:
@@ -97,23 +97,49 @@ PARTS: dict[str, Callable[[Config, int, Tensor], Aggregation]] = {
 }
 """Builders, from settings, node width and graph sizes, by the names that ``--readout`` takes."""
 
-ITERATIVE = ("ea", "pyg-ea")
-"""Parts that take ``--steps``; their output has ``--ea-width`` channels."""
-SIZES = {"set2set": 2, "pna": 12}
-"""Size of a part's output, in units of the node width, where it is not 1."""
 
+def build_own(name: str, width: int) -> Aggregation:
+    """A user's readout ``package.module:Name``, built as ``Name(width)``.
 
-def parts_of(readout: str) -> list[str]:
-    """The parts in a readout's name: ``"ea+mean" -> ["ea", "mean"]``."""
-    names = readout.split("+")
-    if not set(names) <= PARTS.keys():
+    Raises:
+        UserError: if there is no such class, or it is not built like that.
+    """
+    module, _, own = name.partition(":")
+    try:
+        kind = getattr(import_module(module), own)
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"--readout must be parts joined by '+', each one of {', '.join(PARTS)}; got "
-            f"{readout!r}"
+            f"--readout {name} cannot be imported ({error}): expected package.module:Name, the "
+            "package installed or in this folder"
+        ) from error
+    if not isinstance(kind, type) or not issubclass(kind, Aggregation):
+        raise UserError(f"--readout {name} must be a class derived from PyG's Aggregation")
+    try:
+        signature(kind).bind(width)
+    except TypeError as error:
+        raise UserError(
+            f"--readout {name} is built with one argument, the size of a node: {error}"
+        ) from error
+    return kind(width)
+
+
+@torch.no_grad()
+def output_size(layer: Aggregation, name: str, width: int) -> int:
+    """Number of channels of a readout's result, from two small graphs with nodes of that width.
+
+    Raises:
+        UserError: if the result is not one vector for each graph.
+    """
+    was_training = layer.training
+    with torch.random.fork_rng(devices=[]):
+        y = layer.eval()(torch.zeros(3, width), torch.tensor([0, 0, 1]), dim_size=2)
+    layer.train(was_training)
+    if y.dim() != 2 or len(y) != 2:
+        raise UserError(
+            f"--readout {name}: expected a result [graphs, channels], got {tuple(y.shape)} for 2 "
+            "graphs"
         )
-    if len(set(names)) < len(names):
-        raise UserError(f"--readout has a part more than once: {readout!r}")
-    return names
+    return y.shape[1]
 
 
 def build_readout(config: Config, width: int, graph_sizes: Tensor | None) -> NormedMultiAggregation:
@@ -121,14 +147,14 @@ def build_readout(config: Config, width: int, graph_sizes: Tensor | None) -> Nor
 
     The norm behind each part decides whether EA learns, and it helps the others too: they all get
     the same. PNA's scalers are relative to the number of nodes of each training graph (None where
-    a checkpoint holds their averages).
+    a checkpoint holds their averages). A class of the user's is built with the node width alone.
     """
     names = parts_of(config.readout)
     nodes = torch.ones(1, dtype=torch.long) if graph_sizes is None else graph_sizes
-    layers = [PARTS[name](config, width, nodes) for name in names]
-    sizes = [
-        config.ea_width or width if name in ITERATIVE else SIZES.get(name, 1) * width
+    layers = [
+        PARTS[name](config, width, nodes) if name in PARTS else build_own(name, width)
         for name in names
     ]
+    sizes = [output_size(layer, name, width) for layer, name in zip(layers, names, strict=True)]
     norm = nn.LayerNorm if config.readout_norm == "layer" else nn.Identity
     return NormedMultiAggregation(layers, sizes, norm)

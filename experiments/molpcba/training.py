@@ -14,10 +14,11 @@ from torch_geometric.data import Batch
 from experiments.common import UserError
 from experiments.molpcba.config import Config, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData
-from experiments.molpcba.evaluation import ea_layers, epoch_means, inner_loops, score
+from experiments.molpcba.evaluation import score
+from experiments.molpcba.measures import ea_layers, epoch_means, inner_loops
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.molpcba.parallel import gather, sum_over_processes, world_size
-from pyg_ea import L2Prior, auxiliary_loss, parameter_groups
+from pyg_ea import L2Prior, auxiliary_loss, collect_solutions, parameter_groups
 
 NOT_FINITE = (
     "lower --lr or --inner-lr, or set --gradient-clip 1 or --inner-clip 10; checkpoints of the "
@@ -46,9 +47,6 @@ class MoleculeTraining(L.LightningModule):
         if self.network.real:
             self.network.fit_scale(data.labels("train"))
         self.layers = ea_layers(self.network)
-        if config.compile:
-            for layer in self.layers.values():
-                layer.compile()
         self.measures: list[dict[str, Tensor]] = []  # of the epoch's steps, on the device
         self.outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
         self.scores: dict[str, float] = {}
@@ -57,15 +55,18 @@ class MoleculeTraining(L.LightningModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """The loss of one batch: sums here, over counts in the batch of all processes."""
-        errors = self.network.errors(self.network(batch), batch.y)
+        with collect_solutions() as solutions:
+            outputs = self.network(batch)
+        errors = self.network.errors(outputs, batch.y)
         terms = {"train_loss": torch.stack([errors.sum(), batch.y.isfinite().sum()])}
         weights = [1.0]
         loops, config = inner_loops(self.layers), self.config
+        convs = sum(name.startswith("conv") for name in self.layers)  # called before the readout
         for name, part, layer, weight in (
-            ("readout_aux", self.network.readout, "readout", config.aux_weight),
-            ("local_aux", self.network.convs, "conv0", config.local_aux_weight),
+            ("readout_aux", solutions[convs:], "readout", config.aux_weight),
+            ("local_aux", solutions[:convs], "conv0", config.local_aux_weight),
         ):
-            if layer in self.layers:
+            if part:
                 segments = loops[f"{layer}_gradient"][1]
                 total = auxiliary_loss(part, config.aux_reading) * segments
                 terms[name] = torch.stack([total, segments])

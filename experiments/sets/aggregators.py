@@ -13,7 +13,9 @@ from typing import NamedTuple
 from torch import nn
 from torch_geometric.nn import aggr
 
-from pyg_ea import EAAggregation, NesterovSolver, NoPrior, QuantilePotential
+from pyg_ea import EAAggregation, NesterovSolver
+from pyg_ea.energy import NoPrior
+from pyg_ea.potentials import QuantilePotential
 
 STEPS = 8  # inner steps of EA and of PyG's EA
 READS = 4  # processing steps of Set2Set

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -11,23 +11,23 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 from torch import Generator, Tensor
 
 from experiments.common import UserError, command, revision
+from experiments.engine import Grid, Tuning, run_study
+from experiments.flags import Parser, opt
+from experiments.records import FRESH, Outcome, Run
 from experiments.sets.aggregators import AGGREGATORS
 from experiments.sets.training import SetModel, Sets, count_parameters, model_for_budget, optimise
-from experiments.studies.engine import Grid, Tuning, run_study
-from experiments.studies.records import FRESH, Outcome, Run
-from experiments.studies.report import report
 
+GROUPS = {"methods": "study", "steps": "run"}
 DESCRIPTION = """Tunes the learning rate of each, trains each on several seeds, and writes records,
 table and figures. Interrupted, call it again: it continues with the next run."""
 TUNING_SEED = 1000  # apart from the seeds that are reported
 TEST_SEED = 2**31  # no run is seeded with it, so no run trains on the test sets
 TEST_BATCH = 200  # sets evaluated at once: small enough for the processor's cache
-NOT_OF_A_RUN = ("methods", "seeds", "learning_rates", "tuning_steps", "jobs", "results")
+NOT_OF_A_RUN = ("methods", "seeds", "learning_rates", "tuning_steps", "jobs", "out")
 """Settings of the study as a whole."""
 
 
@@ -55,39 +55,48 @@ class Task(NamedTuple):
     """Settings whose default is not that of :class:`Config`."""
 
 
+# ruff: noqa: RUF009 (opt is dataclasses.field)
 @dataclass(frozen=True)
 class Config:
-    """Settings of a study; the same for every method but for the learning rate.
+    """Settings of a study; the same for every method but for the learning rate."""
 
-    Args:
-        methods: aggregators to compare.
-        seeds: number of seeds; seed k fixes the weights and the sets of run k of every method.
-        learning_rates: tried for each method, on one seed that is not among those reported.
-        tuning_steps: training steps of each of these trials.
-        steps: training steps of a reported run.
-        batch_size: sets in a training step.
-        embedding: size of an encoded element and of an aggregator's result.
-        parameters: budget of the whole model; the encoder's and decoder's width follows from it.
-        auxiliary_weight: weight of EA's auxiliary loss, 1e-4 in the paper (appendix D.2).
-        test_sets: fresh sets of a test, the same for every method and seed.
-        evaluations: evaluations along a run, evenly spaced, the last one at its end.
-        jobs: runs at a time.
-        results: folder of the records, results/ and the study's name by default.
-    """
+    # study
+    methods: list[str] = opt(list(AGGREGATORS), "aggregators to compare")
+    seeds: PositiveInt = opt(
+        3, "number of seeds; seed k fixes the weights and the sets of run k of every method"
+    )
+    learning_rates: list[float] = opt(
+        [1e-3, 3e-3, 1e-2, 3e-2],
+        "tried for each method, on one seed that is not among those reported",
+    )
+    tuning_steps: PositiveInt = opt(500, "training steps of each of these tries")
+    jobs: PositiveInt = opt(1, "runs at a time")
+    out: str = opt("", "folder of records, table and pictures")
+    # run
+    steps: PositiveInt = opt(4000, "training steps of a reported run")
+    batch_size: PositiveInt = opt(16, "sets in a training step")
+    embedding: PositiveInt = opt(16, "size of an encoded element and of an aggregator's result")
+    parameters: PositiveInt = opt(
+        5000, "budget of the whole model; the width of encoder and decoder follows from it"
+    )
+    auxiliary_weight: float = opt(
+        1e-4, "weight of EA's auxiliary loss; the paper's is 1e-4 (appendix D.2)"
+    )
+    test_sets: PositiveInt = opt(2000, "fresh sets of a test, the same for every method and seed")
+    evaluations: PositiveInt = opt(
+        10, "evaluations along a run, evenly spaced, the last one at its end"
+    )
 
-    methods: list[str] = field(default_factory=lambda: list(AGGREGATORS))
-    seeds: PositiveInt = 3
-    learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2, 3e-2])
-    tuning_steps: PositiveInt = 500
-    steps: PositiveInt = 4000
-    batch_size: PositiveInt = 16
-    embedding: PositiveInt = 16
-    parameters: PositiveInt = 5000
-    auxiliary_weight: float = 1e-4
-    test_sets: PositiveInt = 2000
-    evaluations: PositiveInt = 10
-    jobs: PositiveInt = 1
-    results: str = ""
+
+def estimate(name: str, run: Run) -> float:
+    """Estimated seconds of a run: those of the second of two training steps, for all its steps."""
+    settings = run.settings
+    try:
+        (_, first), (_, second) = _training(_task(name), run, steps=2)[1]
+    except UserError:  # the run itself will say so
+        return 0.0
+    evaluation = settings["evaluations"] * settings["test_sets"] / settings["batch_size"] / 3
+    return (second - first) * (settings["steps"] + evaluation)
 
 
 def perform(name: str, run: Run, path: Path) -> Outcome:
@@ -95,22 +104,11 @@ def perform(name: str, run: Run, path: Path) -> Outcome:
 
     Leaves nothing but its record.
     """
-    task, settings = import_module(f"experiments.{name}").TASK, run.settings
-    torch.manual_seed(run.seed)
-    model = model_for_budget(run.row, settings["embedding"], settings["parameters"], task.inputs)
-    generator = Generator().manual_seed(run.seed)
-
-    def batch_loss() -> Tensor:
-        sets = task.sample(settings["batch_size"], generator)
-        return task.loss(model(sets), sets.labels)
-
+    task, settings = _task(name), run.settings
     steps, number = settings["steps"], settings["evaluations"]
     stops = {round(steps * (k + 1) / number) for k in range(number)}
     points = []
-    training = optimise(
-        model, batch_loss, learning_rate=settings["learning_rate"], steps=steps,
-        auxiliary_weight=settings["auxiliary_weight"],
-    )  # fmt: skip
+    model, training = _training(task, run, steps)
     for step, seconds in training:
         if step in stops:
             scores = task.evaluate(model, settings["test_sets"], run.tries is not None)
@@ -127,19 +125,45 @@ def perform(name: str, run: Run, path: Path) -> Outcome:
     return Outcome(record, curve[["epoch", "test"]].assign(valid=curve["test"]), error)
 
 
+def _task(name: str) -> Task:
+    return import_module(f"experiments.{name}").TASK
+
+
+def _training(task: Task, run: Run, steps: int) -> tuple[SetModel, Iterator[tuple[int, float]]]:
+    """A run's model, and its training: the number of each step and the time of training so far."""
+    settings = run.settings
+    torch.manual_seed(run.seed)
+    model = model_for_budget(run.row, settings["embedding"], settings["parameters"], task.inputs)
+    generator = Generator().manual_seed(run.seed)
+
+    def batch_loss() -> Tensor:
+        sets = task.sample(settings["batch_size"], generator)
+        return task.loss(model(sets), sets.labels)
+
+    training = optimise(
+        model, batch_loss, learning_rate=settings["learning_rate"], steps=steps,
+        auxiliary_weight=settings["auxiliary_weight"],
+    )  # fmt: skip
+    return model, training
+
+
 def study_command(task: Task) -> Callable[..., int]:
     """The ``main`` of a study."""
+    parser = Parser(
+        Config,
+        f"python -m experiments.{task.name}",
+        f"{task.description}, EA against other aggregators. {DESCRIPTION}",
+        GROUPS,
+        {"out": f"runs/{task.name}", **task.defaults},
+    )
 
     @command
     def main(argv: Sequence[str]) -> int:
-        """Makes the study, or its report alone; exit code 1 when a run failed."""
-        config, only_report = parse(argv, task)
-        out = Path(config.results)
-        if only_report:
-            print(report(out))
-            return 0
+        """Makes the study; exit code 1 when a run failed."""
+        config = Config(**parser.values(argv))
         tries = {"steps": config.tuning_steps}
         shared = {k: v for k, v in asdict(config).items() if k not in NOT_OF_A_RUN}
+        shared["learning_rate"] = config.learning_rates[0]
         grid = Grid(
             task.name,
             {method: method for method in AGGREGATORS},
@@ -148,30 +172,9 @@ def study_command(task: Task) -> Callable[..., int]:
             Tuning("learning_rate", config.learning_rates, TUNING_SEED, tries),
             is_lower_better=True,
             identity={"data": task.data},
+            seconds=partial(estimate, task.name),
         )
-        seeds, runs_dir = range(config.seeds), Path("runs", task.name)
-        return run_study(grid, config.methods, seeds, out, runs_dir, config.jobs)
+        seeds, out = range(config.seeds), Path(config.out)
+        return run_study(grid, config.methods, seeds, out, config.jobs)
 
     return main
-
-
-def parse(argv: Sequence[str], task: Task) -> tuple[Config, bool]:
-    """The settings of a study from the command line, and whether only its report is wanted."""
-    parser = ArgumentParser(
-        prog=f"python -m experiments.{task.name}",
-        description=f"{task.description}, EA against other aggregators. {DESCRIPTION}",
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file with settings")
-    parser.add_argument(
-        "--report", action="store_true", help="remake table and figures from the records, no runs"
-    )
-    parser.add_class_arguments(Config)
-    parser.set_defaults({"results": f"results/{task.name}", **task.defaults})
-    try:
-        values = parser.parse_args(list(argv)).as_dict()
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    only_report = values.pop("report")
-    del values["config"]
-    return Config(**values), only_report

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.common import UserError
 from experiments.sets.aggregators import AGGREGATORS, Entry
-from pyg_ea import EAAggregation, auxiliary_loss
+from pyg_ea import auxiliary_loss, collect_solutions
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 # The gradient of all parameters is clipped to this many times the running mean of its norm. A fixed
@@ -115,9 +115,10 @@ def optimise(
     usual, seconds = math.inf, 0.0
     for step in range(1, steps + 1):
         started = time.process_time()
-        loss = batch_loss()
-        if isinstance(model.aggregator, EAAggregation):
-            loss = loss + auxiliary_weight * auxiliary_loss(model)
+        with collect_solutions() as solutions:
+            loss = batch_loss()
+        if solutions:
+            loss = loss + auxiliary_weight * auxiliary_loss(solutions)
         optimizer.zero_grad()
         loss.backward()
         norm = min(nn.utils.clip_grad_norm_(parameters, CLIP * usual).item(), CLIP * usual)

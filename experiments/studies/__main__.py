@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.common import UserError, command
+from experiments.engine import run_study
 from experiments.molpcba.config import parse
 from experiments.molpcba.data import load
-from experiments.molpcba.fitting import explained
-from experiments.studies.engine import run_study
+from experiments.molpcba.failures import explained
 from experiments.studies.molpcba import Study, names
-from experiments.studies.report import report
 
 DESCRIPTION = """
 A study is a grid of runs, configs/ablations/STUDY.yaml. A seed decides split, weights and order, so
@@ -34,17 +33,12 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("study", nargs="?", help=f"one of {', '.join(names())}")
+    add("study", help=f"one of {', '.join(names())}")
     add("--seeds", type=int, default=3, help="runs of each row (default: 3)")
     add("--rows", nargs="+", metavar="ROW", help="only these")
     add("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-    add("--runs-dir", type=Path, default=Path("runs/ablations"))
-    add("--out", type=Path, help="records (default: results/ablations/STUDY-on-DATA)")
-    add("--report", type=Path, metavar="DIR", help="make table and pictures of the records in DIR")
+    add("--out", type=Path, help="folder of all files (default: runs/studies/STUDY-on-DATA)")
     arguments, flags = parser.parse_known_args(argv)
-    if arguments.report is not None:
-        print(report(arguments.report))
-        return 0
     if arguments.study not in names():
         raise UserError(f"the first word must be a study, one of {', '.join(names())}")
     if min(arguments.seeds, arguments.jobs) < 1:
@@ -52,17 +46,15 @@ def main(argv: Sequence[str]) -> int:
     if not {word.partition("=")[0] for word in flags} & {"--csv", "--data"}:
         flags = ["--data", "embedded", "--split", "random", *flags]
     study, shared = Study.read(arguments.study), parse(flags)
-    with explained():
+    with explained("the same command continues"):
         data = load(replace(shared, split_seed=shared.seed))
-    where = f"{study.name}-on-{data.name}"
-    return run_study(
-        study.grid(flags, data),
-        arguments.rows or list(study.rows),
-        range(shared.seed, shared.seed + arguments.seeds),
-        arguments.out or Path("results", "ablations", where),
-        arguments.runs_dir / where,
-        arguments.jobs,
-    )
+        return run_study(
+            study.grid(flags, data),
+            arguments.rows or list(study.rows),
+            range(shared.seed, shared.seed + arguments.seeds),
+            arguments.out or Path("runs", "studies", f"{study.name}-on-{data.name}"),
+            arguments.jobs,
+        )
 
 
 if __name__ == "__main__":

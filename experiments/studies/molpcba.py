@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
+import torch
 
-from experiments.common import UserError
+from experiments.common import UserError, read_yaml
+from experiments.engine import Grid, Tuning
+from experiments.flags import flag
+from experiments.metrics import LOWER_IS_BETTER
 from experiments.molpcba.__main__ import run as train
-from experiments.molpcba.config import Config, flag, parse, resolve, to_dict
-from experiments.molpcba.data import MoleculeData
-from experiments.molpcba.evaluation import LOWER_IS_BETTER
+from experiments.molpcba.config import Config, parse, resolve, to_dict
+from experiments.molpcba.data import GraphLoader, MoleculeData
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.model import MoleculeNetwork
-from experiments.molpcba.summary import outcome
-from experiments.studies.engine import Grid, Tuning
-from experiments.studies.records import Outcome, Run, check_equal
+from experiments.molpcba.results import outcome
+from experiments.molpcba.training import MoleculeTraining
+from experiments.records import Outcome, Run, check_equal
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "ablations"
-OWN = ("config", "name", "resume", "seeds", "split_seed", "devices", "nodes", "test_curve")
+OWN = (
+    "config", "runs_dir", "name", "resume", "seeds", "split_seed", "devices", "nodes", "test_curve",
+)  # fmt: skip
 """Settings that a study decides itself, or that make no sense in one."""
 PLACES = ("root", "csv", "runs_dir", "name", "resume", "seeds", "task_type")
 """Settings that do not decide a run, or follow from its data."""
+EVALUATION = 1.3
+"""Time of an epoch with its evaluation over that of its training steps, roughly."""
 SHARED = {"ea_lr": "lr", "ea_width": "width"}
 """EA's own settings, left out where they are those of the rest of the network."""
 
@@ -58,9 +66,9 @@ class Study:
         """The study of that name."""
         path = FOLDER / f"{name}.yaml"
         try:
-            content = yaml.safe_load(path.read_text())
+            content = read_yaml(path)
             file = content.get("shared")
-            base = yaml.safe_load((FOLDER / "shared" / f"{file}.yaml").read_text()) if file else {}
+            base = read_yaml(FOLDER / "shared" / f"{file}.yaml") if file else {}
             rows = {}
             for row, entry in content["rows"].items():
                 settings = {"reference": content["reference"]} | (entry or {})
@@ -116,6 +124,7 @@ class Study:
             self.tuning,
             is_lower_better=data.metric in LOWER_IS_BETTER,
             identity={"data": data.name, "split": data.split, "graphs": data.graphs_sha256[:16]},
+            seconds=partial(estimate, data),
         )
 
     def _check(self, flags: Sequence[str]) -> None:
@@ -156,6 +165,21 @@ def perform(csv: str | None, root: str, run: Run, path: Path) -> Outcome:
     if not folder.results.exists():
         train(replace(config, resume=folder.config.exists()))
     return outcome(folder)
+
+
+def estimate(data: MoleculeData, run: Run) -> float:
+    """Estimated seconds of a run: those of the second of two training steps, for all its steps."""
+    config = Config(**run.settings)
+    is_on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if is_on_gpu else "cpu")
+    module = MoleculeTraining(config, data).to(device)
+    loader = GraphLoader(data.graphs.to(device), data.splits["train"], config.batch_size)
+    seconds = 0.0
+    for batch in islice(loader, 2):
+        start = time.perf_counter()
+        module.training_step(batch, 0).backward()
+        seconds = time.perf_counter() - start
+    return EVALUATION * seconds * len(loader) * config.epochs
 
 
 def as_flags(settings: dict[str, Any]) -> list[str]:

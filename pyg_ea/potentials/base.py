@@ -54,6 +54,12 @@ class AutogradPotential:
     def __init__(
         self, potential: Callable[[Tensor, Tensor], Tensor], x: Tensor, segments: Segments
     ) -> None:
+        if isinstance(potential, nn.Module) and _is_sharded(potential):
+            raise RuntimeError(
+                f"{type(potential).__name__} is sharded by itself or layer by layer, which does "
+                "not work inside the solver's loop: shard the whole EAAggregation, or a module "
+                "that holds it, as fully_shard(pool)"
+            )
         self.potential = potential
         self.x = x
         self.segments = segments
@@ -72,6 +78,13 @@ class AutogradPotential:
     def gradient(self, y: Tensor) -> Tensor:
         """See :meth:`BoundPotential.gradient`."""
         return gradient_in_y(self.value, y)
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP shards it or a part of it by itself. FSDP 2 makes parameters DTensors."""
+    return any(hasattr(parameter, "full_tensor") for parameter in module.parameters()) or any(
+        type(part).__name__ == "FullyShardedDataParallel" for part in module.modules()
+    )
 
 
 def bind(
@@ -94,15 +107,17 @@ def gradient_in_y(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         if not (differentiable and y.requires_grad):
             y = y.detach().requires_grad_()
         total = function(y).sum()
-        if not total.requires_grad:
-            raise ValueError("the potential or prior does not depend on y, so it has no minimum")
-        (gradient,) = torch.autograd.grad(
-            total,
-            y,
-            create_graph=differentiable and not _is_only_leaf(y, total),
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        gradient = None
+        if total.requires_grad:
+            create_graph = differentiable and not _is_only_leaf(y, total)
+            (gradient,) = torch.autograd.grad(
+                total, y, create_graph=create_graph, allow_unused=True
+            )
+        if gradient is None:
+            raise ValueError(
+                "the potential or prior does not depend on y, or only by operations without a "
+                "gradient, such as quantised layers: it has no minimum to find"
+            )
     return gradient.to(state_dtype(gradient.dtype))
 
 

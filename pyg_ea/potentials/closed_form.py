@@ -80,26 +80,38 @@ class ClosedForm:
     r"""Listing 1 bound to its elements: :math:`\sum_{i \in s} F(x_i, y_s)` and its gradient.
 
     Args:
-        layers: the affine maps :math:`L_1, L_2, L_3`.
-        skips: the affine maps :math:`R_1, R_2, R_3`, None for the identity.
-        norms: scale and offset of each norm.
         x: ``[N, Dx]``.
         segments: of the elements.
+        layer1, layer2, layer3: the affine maps :math:`L_1, L_2, L_3`.
+        skip1, skip2, skip3: the affine maps :math:`R_1, R_2, R_3`, None for the identity.
+        norm1, norm2: scale and offset of each norm.
     """
 
     def __init__(
         self,
-        layers: list[Affine],
-        skips: list[Affine | None],
-        norms: list[tuple[Tensor, Tensor]],
         x: Tensor,
         segments: Segments,
+        layer1: Affine,
+        layer2: Affine,
+        layer3: Affine,
+        skip1: Affine | None,
+        skip2: Affine | None,
+        skip3: Affine | None,
+        norm1: Affine,
+        norm2: Affine,
     ) -> None:
         x, self.segments = segments.sort(x)
         with without_autocast(x):
-            a, offset, b, w3 = _compose(layers, skips)
-            a_x, a_y = a.split([x.shape[1], a.shape[1] - x.shape[1]], dim=1)
-        self.weights = Weights(a_y, b, w3, *norms[0], *norms[1])
+            one = layer3.matrix.new_ones(OUTPUTS).diag()
+            last = skip3 or Affine(one, torch.zeros_like(layer3.offset))
+            w3 = layer3.matrix + last.matrix
+            w3_r2, c2 = _after(w3, layer3.offset + last.offset, skip2)
+            b = torch.cat([layer2.matrix, w3_r2])
+            b_r1, c1 = _after(b, torch.cat([layer2.offset, c2]), skip1)
+            a = torch.cat([layer1.matrix, b_r1])
+            offset = torch.cat([layer1.offset, c1])
+        a_x, a_y = a.split([x.shape[1], a.shape[1] - x.shape[1]], dim=1)
+        self.weights = Weights(a_y, b, w3, *norm1, *norm2)
         self.fixed = F.linear(x, a_x, offset)  # [N, 3H+32]
 
     def value(self, y: Tensor) -> Tensor:
@@ -158,20 +170,6 @@ def _evaluate(
     stage2 = tanh_norm(u2, weights.gamma2, weights.beta2)
     output = torch.addmm(u23[:, hidden:], stage2.output.to(u.dtype), weights.w3.T)  # [N, 32]
     return stage1, stage2, u2, output
-
-
-def _compose(
-    layers: list[Affine], skips: list[Affine | None]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``A [3H+32, Dx+Dy], a [3H+32], B [H+32, 2H], W3 [32, H]``."""
-    (l1, l2, l3), (skip1, skip2, skip3) = layers, skips
-    identity = Affine(l3.matrix.new_ones(OUTPUTS).diag(), torch.zeros_like(l3.offset))
-    last = skip3 or identity
-    w3 = l3.matrix + last.matrix
-    w3_r2, c2 = _after(w3, l3.offset + last.offset, skip2)
-    b = torch.cat([l2.matrix, w3_r2])
-    b_r1, c1 = _after(b, torch.cat([l2.offset, c2]), skip1)
-    return torch.cat([l1.matrix, b_r1]), torch.cat([l1.offset, c1]), b, w3
 
 
 def _after(matrix: Tensor, offset: Tensor, skip: Affine | None) -> tuple[Tensor, Tensor]:

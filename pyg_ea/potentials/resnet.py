@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ class ResNetPotential(Potential):
     solver's loop. It is used while the layers are exactly ``nn.Linear``, ``nn.LayerNorm`` and
     ``nn.Identity``, parametrised or not. If you replace one (adapters, quantised layers) or hook
     into it (pruning, ``weight_norm``), :meth:`forward` is differentiated by autograd instead,
-    which takes about three times as long.
+    which is slower.
 
     Args:
         in_channels: size :math:`D_x` of an element.
@@ -65,8 +67,7 @@ class ResNetPotential(Potential):
         )
         self.norm1 = nn.LayerNorm(2 * hidden_channels)
         self.norm2 = nn.LayerNorm(hidden_channels)
-        children = (self.layer1, self.layer2, self.layer3, self.skip1, self.skip2, self.skip3)
-        self._shapes = _shapes([_parameters_of(m) for m in (*children, self.norm1, self.norm2)])
+        self._shapes = _shapes(self._maps())
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -91,26 +92,29 @@ class ResNetPotential(Potential):
         """Fixes the elements, with the gradient in closed form where it describes the modules."""
         layers = (self.layer1, self.layer2, self.layer3)
         skips = (self.skip1, self.skip2, self.skip3)
-        norms = (self.norm1, self.norm2)
         if (
             type(self).forward is ResNetPotential.forward
             and _is_unchanged(self)
             and all(_is_exactly(module, nn.Linear) for module in layers)
             and all(_is_exactly(module, nn.Linear, nn.Identity) for module in skips)
-            and all(_is_norm(module) for module in norms)
+            and all(map(_is_norm, (self.norm1, self.norm2)))
         ):
-            parameters = [_parameters_of(module) for module in (*layers, *skips, *norms)]
-            if all(map(_is_plain, parameters)) and _shapes(parameters) == self._shapes:
-                l1, l2, l3, r1, r2, r3, *scales = parameters
-                return ClosedForm([l1, l2, l3], [r1, r2, r3], scales, x, segments)
+            maps = self._maps()
+            if _shapes(maps) == self._shapes:
+                return ClosedForm(x, segments, *maps)
         return AutogradPotential(self, x, segments)
+
+    def _maps(self) -> list[Any]:
+        """The affine maps of layers, skips and norms."""
+        linear = (self.layer1, self.layer2, self.layer3, self.skip1, self.skip2, self.skip3)
+        return [_affine(module) for module in (*linear, self.norm1, self.norm2)]
 
     def extra_repr(self) -> str:
         """Sizes, for ``repr``."""
         return f"{self.in_channels}, {self.out_channels}, hidden_channels={self.hidden_channels}"
 
 
-def _tanh_norm(u: Tensor, norm: nn.Module) -> Tensor:
+def _tanh_norm(u: Tensor, norm: Any) -> Tensor:
     """In plain operations where they are what ``norm`` computes; see :class:`TanhNorm`."""
     if not _is_norm(norm):
         return torch.tanh(norm(u))
@@ -127,20 +131,20 @@ def _is_exactly(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return type_before_parametrizations(module) in kinds and _is_unchanged(module)
 
 
-def _is_norm(module: nn.Module) -> bool:
-    return _is_exactly(module, nn.LayerNorm) and module.eps == EPS
+def _is_norm(module: Any) -> bool:
+    return _is_exactly(module, nn.LayerNorm) and module.eps == EPS and module.bias is not None
 
 
-def _parameters_of(module: nn.Module) -> Affine | None:
+def _affine(module: Any) -> Affine | None:
     return None if isinstance(module, nn.Identity) else Affine(module.weight, module.bias)
 
 
-def _is_plain(parameters: Affine | None) -> bool:
-    """Whether both are tensors rather than a subclass, such as a quantised or a sharded one."""
-    if parameters is None or torch.compiler.is_compiling():
-        return True
-    return all(type(tensor) in (Tensor, nn.Parameter) for tensor in parameters)
-
-
-def _shapes(parameters: list[Affine | None]) -> list[torch.Size | None]:
-    return [None if pair is None else pair.matrix.shape for pair in parameters]
+def _shapes(maps: Sequence[Affine | None]) -> list[list[torch.Size | None]]:
+    """Shapes of matrices and offsets, None for what is not a plain tensor: no bias, or an instance
+    of a subclass of Tensor, such as quantised and sharded ones.
+    """
+    compiling = torch.compiler.is_compiling()  # tensors are then of other classes
+    return [
+        [t.shape if compiling or type(t) in (Tensor, nn.Parameter) else None for t in pair or ()]
+        for pair in maps
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def test_flags_win_over_the_yaml_file(tmp_path, order):
         (["--model", "gat"], "--model: Expected one of ['gin', 'gcn']. Got value: gat"),
         (["--name", "a/b"], "--name is a folder's name"),
         (["--name", ".."], "--name is a folder's name"),
+        (["--data-name", "../../up"], "--data-name is a folder's name"),
         (["--config", "does_not_exist.yaml"], "does_not_exist.yaml"),
         (["--config"], "--config"),
     ],
@@ -65,16 +67,43 @@ def test_mistakes_are_named_in_one_line(argv, names):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["learning_rate: 0.1\n", "lr: [1, 2]\n", "lr: : 3\n", "- 1\n"])
-def test_bad_yaml_is_refused(tmp_path, text):
+NESTED = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 0.1\n", "learning_rate"),
+        ("lr: [1, 2]\n", "--lr"),
+        ("lr: : 3\n", "is not YAML"),
+        ("- 1\n", "has no settings"),
+        ("", "has no settings"),
+        ("# nothing\n", "has no settings"),
+        ("a0: &a0 [1]\n" + NESTED, "aliases"),
+        ("[" * 500, "is not YAML"),
+        ("lr: \0\n", "is not YAML"),
+    ],
+)
+def test_bad_yaml_is_refused_in_one_line(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as caught:
         parse(["--config", str(path)])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/"])
+def test_a_configuration_that_is_no_file_is_refused(path):
+    with pytest.raises(UserError, match=f"--config {path}: there is no such file"):
+        parse(["--config", path])
 
 
 def test_every_setting_has_a_flag_a_meaning_and_is_printed(capsys):
     text = build_parser().format_help()
+    assert text.replace("\n", "").isprintable()
+    assert not re.search("type:|Literal|Positive|NonNegative|Interval|None|null", text)
+    assert all(f"\n{title}:\n" in text for title in ("data", "network", "training", "output"))
     for item in fields(Config):
         assert "--" + item.name.replace("_", "-") in text
         assert item.metadata["help"]

@@ -10,7 +10,7 @@ import torch
 
 from experiments.common import mean_and_deviation
 from experiments.molpcba import predict, summary
-from experiments.studies.records import Records
+from experiments.records import Records
 from tests.molpcba.conftest import tiny_rows
 
 
@@ -47,9 +47,9 @@ def test_summary_refuses_what_cannot_be_compared(command, tmp_path, capsys):
         runs = [str(tmp_path / "runs" / own) for own in ("run", name)]
         assert summary.main([*runs, "--out", str(tmp_path / "s")]) == 2
         assert message in capsys.readouterr().err
-    assert summary.main([str(tmp_path), "--out", str(tmp_path / "s")]) == 2
+    assert summary.main([str(tmp_path), "--out", str(tmp_path / "t")]) == 2
     assert "no finished run" in capsys.readouterr().err
-    assert not (tmp_path / "s").exists()
+    assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize(

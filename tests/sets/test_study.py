@@ -12,13 +12,14 @@ import pytest
 pytest.importorskip("sklearn")
 
 from experiments import counting, median
+from experiments.records import Records
+from experiments.report import main as report
 from experiments.sets import study
-from experiments.studies.records import Records
 
 TINY = [
-    *("--steps", "4", "--tuning_steps", "2", "--evaluations", "2", "--seeds", "2"),
-    *("--batch_size", "2", "--test_sets", "10"),
-    *("--learning_rates", "[1e-3, 1e-2]", "--methods", "[ea, mean]", "--results", "results"),
+    *("--steps", "4", "--tuning-steps", "2", "--evaluations", "2", "--seeds", "2"),
+    *("--batch-size", "2", "--test-sets", "10"),
+    *("--learning-rates", "[1e-3, 1e-2]", "--methods", "[ea, mean]", "--out", "results"),
 ]
 RUNS = [("ea", 0), ("ea", 1), ("mean", 0), ("mean", 1)]
 
@@ -54,10 +55,13 @@ def test_only_what_is_missing_is_made_and_equals_what_was(call, tmp_path, monkey
     path = tmp_path / "results" / "records.csv"
     before = pd.read_csv(path)
     table = (tmp_path / "results" / "table.md").read_text()
+    capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(study, "optimise", None)
         assert call() == 0
-        assert call("--report") == 0
+        said = "all 8 runs are recorded in results: python -m experiments.report results"
+        assert said in capsys.readouterr().out
+        assert report(["results"]) == 0
         assert table in capsys.readouterr().out
     before.drop(index=1).to_csv(path, index=False)
     assert call() == 0
@@ -71,7 +75,6 @@ def test_only_what_is_missing_is_made_and_equals_what_was(call, tmp_path, monkey
         (["--methods", "[medain]"], "row medain: expected some of ea"),
         (["--seeds", "0"], "seeds"),
         (["--nonsense", "1"], "nonsense"),
-        (["--report"], "has no record of a run yet"),
     ],
 )
 def test_mistakes_are_one_line(call, capsys, flags, message):
@@ -82,7 +85,7 @@ def test_mistakes_are_one_line(call, capsys, flags, message):
 
 def test_other_settings_are_refused(call, capsys):
     assert call() == 0
-    assert call("--batch_size", "3") == 2
+    assert call("--batch-size", "3") == 2
     assert "made with batch_size 2, not 3" in capsys.readouterr().err
 
 
@@ -104,7 +107,7 @@ def test_two_at_a_time_as_a_process(tmp_path):
 @pytest.mark.parametrize("method", ["ea", "sum"])
 def test_the_error_falls_below_that_of_a_constant(method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = ["--steps", "60", "--batch_size", "8", "--learning_rates", "[5e-3]", "--seeds", "1"]
-    assert median.main([*TINY, *flags, "--test_sets", "100", "--methods", f"[{method}]"]) == 0
+    flags = ["--steps", "60", "--batch-size", "8", "--learning-rates", "[5e-3]", "--seeds", "1"]
+    assert median.main([*TINY, *flags, "--test-sets", "100", "--methods", f"[{method}]"]) == 0
     # the medians' variance is about 0.05: two distributions around 0.5, one around 0.045
     assert Records(tmp_path / "results").runs["test"][0] < 0.025

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +14,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.common import UserError
+from experiments.common import UserError, owned
+from experiments.engine import Grid, run_study
 from experiments.molpcba.config import parse
+from experiments.records import Records
+from experiments.report import main as report
+from experiments.report import markdown
 from experiments.studies import molpcba
 from experiments.studies.__main__ import main
-from experiments.studies.engine import Grid, run_study
-from experiments.studies.records import Records
-from experiments.studies.report import markdown
 from tests.molpcba.conftest import tiny_csv, tiny_data, tiny_root  # noqa: F401 (fixtures)
 
 TINY = """
@@ -30,6 +33,7 @@ rows:
   ea-1: {steps: 1}
   mean-head: {readout: mean, match: ea-1}
 """
+SHIPPED = molpcba.FOLDER
 RUNS = [(row, seed) for row in ("mean", "ea-1", "mean-head") for seed in (0, 1)]
 
 
@@ -46,7 +50,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def flags(tiny_csv, tiny_root, tiny_data, tmp_path) -> list[str]:  # noqa: F811
-    places = ["--csv", tiny_csv, "--root", tiny_root, "--runs-dir", tmp_path / "runs"]
+    places = ["--csv", tiny_csv, "--root", tiny_root]
     return ["tiny", *map(str, places), "--out", str(tmp_path / "out")]
 
 
@@ -80,7 +84,7 @@ def test_a_study_leaves_paired_records_and_a_table(call, tmp_path, capsys):
     assert cells[7].startswith(f"{gap:+.4f} ± ")
     for picture in ("outcome.png", "learning.png"):
         (tmp_path / "out" / picture).unlink()
-    assert main(["--report", str(tmp_path / "out")]) == 0
+    assert report([str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "outcome.png").stat().st_size > 10_000
 
 
@@ -119,6 +123,31 @@ def test_a_value_is_chosen_for_each_row(call, folder, tmp_path):
     assert records.best_values(is_lower_better=False)["mean"] == 0.02
     assert records.runs["config"].str.contains('"lr": 0.02').all()
     assert "lr is each row's best of 0.0001, 0.02" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_a_study_says_how_much_there_is_to_do(call, tmp_path, capsys):
+    said = r"2 runs of about .*\bs, about .* in all \(--jobs 1\); records in .*/out$"
+    assert call("--rows", "mean") == 0
+    assert re.match(said, capsys.readouterr().out.splitlines()[0])
+    table = tmp_path / "out" / "table.md"
+    table.write_text("mine")
+    assert call("--rows", "mean") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        f"all 2 runs are recorded in {tmp_path / 'out'}: python -m experiments.rep"
+    )
+    assert table.read_text() == "mine"
+    assert call("--rows", "mean", "ea-1") == 0
+    assert "2 runs (2 more are recorded) of about" in capsys.readouterr().out
+
+
+def test_a_study_has_its_folder_to_itself(call, tmp_path, capsys):
+    with owned(tmp_path / "out", "--out"):
+        assert "another process is at work" in refused(call, capsys, "--rows", "mean")
+    with owned(tmp_path / "out" / "runs" / "mean-seed0", "--name"):
+        assert call("--rows", "mean") == 1
+    assert "failed: mean-seed0: another process is at work" in capsys.readouterr().err
+    assert call("--rows", "mean") == 0
 
 
 def test_a_failed_run_is_named_and_made_next_time(call, tmp_path, monkeypatch, capsys):
@@ -199,7 +228,7 @@ def test_two_at_a_time_stopped_leave_no_process_and_continue(folder, flags, tmp_
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         start_new_session=True,
     )  # fmt: skip
-    runs = tmp_path / "runs" / "tiny-on-tiny"
+    runs = tmp_path / "out" / "runs"
     wait_until(lambda: len(list(runs.glob("*/metrics.csv"))) >= 2 or process.poll() is not None)
     assert process.poll() is None, process.communicate()[1]
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -225,9 +254,22 @@ class Dying:
 
 
 def test_a_dead_worker_is_one_line(tmp_path):
-    grid = Grid("tiny", {"a": "a"}, lambda row, seed, changes: {}, Dying(), None, False, {})
+    grid = Grid(
+        "tiny", {"a": "a"}, lambda row, seed, changes: {}, Dying(), None, False, {}, lambda run: 1.0
+    )
     with pytest.raises(UserError, match="a process that made a run died"):
-        run_study(grid, ["a"], [0, 1], tmp_path / "out", tmp_path / "runs", jobs=2)
+        run_study(grid, ["a"], [0, 1], tmp_path / "out", jobs=2)
+
+
+def test_the_study_on_the_trainers_page_is_one(folder):
+    page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
+    (text,) = re.findall(r"```yaml\n(shared:.*?)```", page, re.S)
+    (folder / "own.yaml").write_text(text)
+    shutil.copytree(SHIPPED / "shared", folder / "shared")
+    configs = molpcba.Study.read("own").configurations(["--data", "embedded"], "embedded-nci", 2)
+    assert configs["mine"].readout == "mypackage.module:Moments"
+    assert configs["mean-head"].head_width == configs["ea-head"].head_width > 0
+    assert (configs["ea"].epochs, configs["ea"].width) == (8, 64)
 
 
 @pytest.mark.parametrize("name", molpcba.names())

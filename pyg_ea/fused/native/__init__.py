@@ -66,6 +66,9 @@ PRODUCTS = {torch.float32: _blas("sgemm_"), torch.float64: _blas("dgemm_")}
 BLAS_THREADS = _blas("MKL_Set_Num_Threads_Local")
 
 
+RESULTS = [name for name in Solution._fields if name != "occupied"]
+
+
 class _Problem(ctypes.Structure):
     """``Problem`` of kernels.c."""
 
@@ -81,7 +84,7 @@ class _Problem(ctypes.Structure):
 class _Result(ctypes.Structure):
     """``Result`` of kernels.c."""
 
-    _fields_ = tuple((name, Pointer) for name in Solution._fields if name != "occupied")
+    _fields_ = tuple((name, Pointer) for name in RESULTS)
 
 
 class _Cotangent(ctypes.Structure):
@@ -125,8 +128,8 @@ class NativeBackend:
         start = problem.inputs.start.detach()
         solution = Solution.at_rest(start.clone(memory_format=torch.contiguous_format))
         saved = [start.new_empty(call.saved_size())] if save else []
-        results = (getattr(solution, name) for name, _ in _Result._fields_)
-        call("solve_forward", _Result(*map(_address, results)), *(saved or [None]))
+        results = (getattr(solution, name) for name in RESULTS)
+        call("solve_forward", _Result(*map(_address, results)), saved[0] if save else None)
         return solution, saved
 
     def backward(

@@ -1,8 +1,10 @@
-"""Table and figures of a study, made from its records alone."""
+"""Table and figures of a study, made from its records alone: ``python -m experiments.report``."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,13 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.common import UserError, mean_and_deviation, write_text
-from experiments.molpcba.evaluation import TITLES as MOLECULES
-from experiments.studies.records import FRESH, LAST, RECORDS, Records
-
-TITLES = {**MOLECULES, "mse": "squared error", "accuracy": "accuracy"}
-SMALL = ("mse",)
-"""Metrics whose values differ by orders of magnitude."""
+from experiments.common import UserError, atomic, command, mean_and_deviation, write_text
+from experiments.metrics import SMALL, TITLES
+from experiments.records import FRESH, LAST, RECORDS, Records
 
 
 def report(folder: Path) -> str:
@@ -28,10 +26,16 @@ def report(folder: Path) -> str:
     records = Records(folder)
     text = markdown(records)
     write_text(folder / "table.md", text)
-    draw_points(records.runs).savefig(folder / "outcome.png", dpi=130)
+    save_figure(draw_points(records.runs), folder / "outcome.png")
     if records.curves["epoch"].nunique() > 1:
-        draw_learning(records).savefig(folder / "learning.png", dpi=130)
+        save_figure(draw_learning(records), folder / "learning.png")
     return text
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture, all or nothing."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
 
 
 # ---- table
@@ -203,3 +207,19 @@ def _strip(axes: Axes, values: list[float], y: int) -> None:
     axes.plot(values, [y] * len(values), "o", color=f"C{y % 10}", alpha=0.6)
     if values:
         axes.plot(sum(values) / len(values), y, "|", color="k", markersize=16)
+
+
+@command
+def main(argv: Sequence[str]) -> None:
+    """Makes table and pictures of records that are there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description="Make table and pictures of the records of a study. Nothing is trained.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="folders with a records.csv")
+    for folder in parser.parse_args(argv).folders:
+        print(report(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, NoReturn
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from experiments.common import Interrupted, UserError
-from experiments.studies.records import Outcome, Records, Run, check_equal
-from experiments.studies.report import report
+from experiments.common import Interrupted, UserError, duration, owned
+from experiments.records import Outcome, Records, Run, check_equal
+from experiments.report import report
 
 
 class Tuning(NamedTuple):
@@ -48,6 +48,7 @@ class Grid:
         tuning: how each row finds its own value of a setting.
         is_lower_better: whether the smallest score is the best.
         identity: columns of the records that all runs have in common.
+        seconds: estimates the time of a run.
     """
 
     study: str
@@ -57,57 +58,110 @@ class Grid:
     tuning: Tuning | None
     is_lower_better: bool
     identity: dict[str, str]
+    seconds: Callable[[Run], float]
 
     def run(self, row: str, seed: int, tries: str | None = None, **changes: Any) -> Run:
         """One run of the study."""
         return Run(row, seed, self.settings(row, seed, changes), self.references[row], tries)
 
 
-def run_study(
-    grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, runs_dir: Path, jobs: int
-) -> int:
-    """Makes what is missing, records it in ``out``, and reports; exit code 1 when a run failed.
+def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, jobs: int) -> int:
+    """Makes what is missing, records it, and reports; exit code 1 when a run failed.
 
     Rows take turns seed by seed, so that an interrupted study still compares like with like.
+
+    Args:
+        grid: the study.
+        rows: those to make.
+        seeds: those of each row.
+        out: folder of the records, and of the run folders and logs in ``runs/``. No other study or
+            summary works in it meanwhile.
+        jobs: runs at a time.
+
+    Raises:
+        Interrupted: when the command was asked to stop.
+        UserError: when a run is recorded with other settings, or ``out`` is another process's.
     """
     for row in rows:
         if row not in grid.references:
             raise UserError(f"row {row}: expected some of {' '.join(grid.references)}")
-    records = Records(out)
-    records.check_same({"study": grid.study, **grid.identity})
-    changes: dict[str, dict[str, Any]] = {row: {} for row in rows}
-    failures = []
-    if grid.tuning is not None:
-        setting, values, seed, others = grid.tuning
-        tries = [
-            grid.run(row, seed, setting, **others, **{setting: value})
-            for row in rows
-            for value in values
-        ]
-        failures = make(grid, tries, records, runs_dir, jobs)
-        best = records.best_values(grid.is_lower_better)
-        changes = {row: {setting: best[row]} for row in rows if row in best}
-    runs = [grid.run(row, seed, **own) for seed in seeds for row, own in changes.items()]
-    failures += make(grid, runs, records, runs_dir, jobs)
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    if len(records.runs):
-        print("\n" + report(out))
+    with owned(out, "--out"):
+        records = Records(out)
+        records.check_same({"study": grid.study, **grid.identity})
+        tries, chosen = _tries(grid, rows), _chosen(grid, rows, records)
+        runs = [grid.run(row, seed, **chosen.get(row, {})) for seed in seeds for row in rows]
+        missing = [run for run in (*tries, *runs) if is_missing(run, records, chosen)]
+        if not missing:
+            print(
+                f"all {len(tries) + len(runs)} runs are recorded in {out}: python -m "
+                f"experiments.report {out} shows them; another --out makes them anew"
+            )
+            return 0
+        print(_announcement(grid, missing, len(tries) + len(runs), out, jobs), flush=True)
+        failures = make(grid, tries, records, jobs)
+        chosen = _chosen(grid, rows, records)
+        runs = [grid.run(row, seed, **own) for seed in seeds for row, own in chosen.items()]
+        failures += make(grid, runs, records, jobs)
+        for failure in failures:
+            print(f"failed: {failure}", file=sys.stderr)
+        if len(records.runs):
+            print("\n" + report(out))
     return 1 if failures else 0
 
 
-def make(grid: Grid, runs: Sequence[Run], records: Records, runs_dir: Path, jobs: int) -> list[str]:
+def _tries(grid: Grid, rows: Sequence[str]) -> list[Run]:
+    """The runs by which each row finds its value of a setting."""
+    if grid.tuning is None:
+        return []
+    setting, values, seed, others = grid.tuning
+    return [
+        grid.run(row, seed, setting, **others, **{setting: value})
+        for row in rows
+        for value in values
+    ]
+
+
+def _chosen(grid: Grid, rows: Sequence[str], records: Records) -> dict[str, dict[str, Any]]:
+    """What each row changes: the best value that it tried. Rows without one are left out."""
+    if grid.tuning is None:
+        return {row: {} for row in rows}
+    best = records.best_values(grid.is_lower_better)
+    return {row: {grid.tuning.setting: best[row]} for row in rows if row in best}
+
+
+def is_missing(run: Run, records: Records, chosen: Collection[str]) -> bool:
+    """Whether a run has no record; a ``UserError`` where it has one with other settings.
+
+    The settings of rows that are not ``chosen`` yet are not known.
+    """
+    configs = records.find(run)["config"]
+    for config in configs if run.tries or run.row in chosen else ():
+        check_equal(f"{records.folder}, {run.name}", json.loads(config), run.settings)
+    return configs.empty
+
+
+def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, jobs: int) -> str:
+    """How many runs, of about how long: from one run of each row."""
+    kinds = {(run.row, run.tries): run for run in missing}
+    seconds = {kind: grid.seconds(run) for kind, run in kinds.items()}
+    times = [seconds[run.row, run.tries] for run in missing]
+    each = " to ".join(dict.fromkeys([duration(min(times)), duration(max(times))]))
+    done = f" ({total - len(missing)} more are recorded)" if total > len(missing) else ""
+    return (
+        f"{len(missing)} runs{done} of about {each}, about {duration(sum(times) / jobs)} in all "
+        f"(--jobs {jobs}); records in {out}"
+    )
+
+
+def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[str]:
     """Makes the runs that have no record, in the order given, and records each as it ends.
 
     The failed ones are returned, in words; the others go on. Each run's output is in ``NAME.log``,
-    and its folder, in ``runs_dir``. ``jobs`` are made at a time, with one thread each.
-    ``Interrupted`` is raised when the command was asked to stop, ``UserError`` when a run is
-    recorded with other settings.
+    and its folder, in ``runs/`` beside the records. ``jobs`` are made at a time, with one thread
+    each.
     """
-    for run in runs:
-        for config in records.find(run)["config"]:
-            check_equal(f"{records.folder}, {run.name}", json.loads(config), run.settings)
-    missing, failures = [run for run in runs if records.find(run).empty], []
+    runs_dir = records.folder / "runs"
+    missing, failures = [run for run in runs if is_missing(run, records, grid.references)], []
     runs_dir.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _stop)  # joblib then ends its workers, as after Ctrl-C
     with parallel_config("loky", inner_max_num_threads=1):
@@ -145,8 +199,8 @@ def _one(
             return run, perform(run, runs_dir / run.name)
         except UserError as error:
             return run, str(error)
-        except Interrupted:
-            raise
+        except Interrupted as stop:
+            raise Interrupted(stop.name) from stop
         except Exception as error:  # the other runs go on
             traceback.print_exc()
             return run, f"{type(error).__name__}, see {log}"

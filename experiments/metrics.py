@@ -1,0 +1,12 @@
+"""Scores: their titles in tables and pictures, and how they are compared."""
+
+TITLES = {
+    "ap": "AP",
+    "rocauc": "ROC-AUC",
+    "rmse": "RMSE",
+    "mse": "squared error",
+    "accuracy": "accuracy",
+}
+LOWER_IS_BETTER = ("rmse", "mse")
+SMALL = ("mse",)
+"""Metrics whose values differ by orders of magnitude."""
