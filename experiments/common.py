@@ -45,7 +45,8 @@ class Interrupted(Exception):  # noqa: N818 - a request, not an error
 def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., int]:
     """Makes a ``main`` of a function of the command line's words.
 
-    A user's mistake becomes one line and exit code 2; Ctrl-C and SIGTERM end with 130 and 143.
+    A user's mistake and a failing disk become one line and exit code 2; Ctrl-C and SIGTERM end with
+    130 and 143.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +54,11 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
             return function(sys.argv[1:] if argv is None else argv) or 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            is_output = isinstance(error, BrokenPipeError)
+            way_out = "" if is_output else ": free the disk, or choose another folder"
+            print(f"error: {error}{way_out}", file=sys.stderr)
             return 2
         except (KeyboardInterrupt, Interrupted) as error:
             stop = error if isinstance(error, Interrupted) else Interrupted()

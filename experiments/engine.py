@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -143,14 +144,22 @@ def is_missing(run: Run, records: Records, chosen: Collection[str]) -> bool:
 def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, jobs: int) -> str:
     """How many runs, of about how long: from one run of each row."""
     kinds = {(run.row, run.tries): run for run in missing}
-    seconds = {kind: grid.seconds(run) for kind, run in kinds.items()}
+    seconds = {kind: _estimated(grid, run) for kind, run in kinds.items()}
     times = [seconds[run.row, run.tries] for run in missing]
-    each = " to ".join(dict.fromkeys([duration(min(times)), duration(max(times))]))
+    each = " to ".join(dict.fromkeys(duration(max(1, own)) for own in (min(times), max(times))))
     done = f" ({total - len(missing)} more are recorded)" if total > len(missing) else ""
+    total_time = duration(max(1, sum(times) / jobs))
     return (
-        f"{len(missing)} runs{done} of about {each}, about {duration(sum(times) / jobs)} in all "
-        f"(--jobs {jobs}); records in {out}"
+        f"{len(missing)} runs{done} of about {each}, about {total_time} in all (--jobs {jobs}); "
+        f"records in {out}"
     )
+
+
+def _estimated(grid: Grid, run: Run) -> float:
+    try:
+        return grid.seconds(run)
+    except UserError:  # the run itself will say so, and the others go on
+        return 0.0
 
 
 def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[str]:
@@ -164,7 +173,8 @@ def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[s
     missing, failures = [run for run in runs if is_missing(run, records, grid.references)], []
     runs_dir.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _stop)  # joblib then ends its workers, as after Ctrl-C
-    with parallel_config("loky", inner_max_num_threads=1):
+    with parallel_config("loky", inner_max_num_threads=1), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tasks", module="joblib")  # when stopped
         pool = Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)
         parent = os.getpid() if jobs > 1 else None
         ended = pool(delayed(_one)(grid.perform, run, runs_dir, parent) for run in missing)

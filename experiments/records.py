@@ -98,7 +98,8 @@ class Records:
         row |= {"format": FORMAT, "study": study, "reference": run.reference}
         self.runs = _extended(self.runs, row, RECORDS)
         curve = outcome.curve.assign(row=run.row, seed=run.seed)
-        self.curves = _extended(self.curves, curve, CURVES)
+        others = (self.curves["row"] != run.row) | (self.curves["seed"] != run.seed)
+        self.curves = _extended(self.curves[others], curve, CURVES)
 
     def best_values(self, is_lower_better: bool) -> dict[str, Any]:
         """The best value of each row's tuned setting."""

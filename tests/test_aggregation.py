@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyg_ea import Checkpointed, EAAggregation, Implicit, L2Prior, NesterovSolver, Truncated
+from pyg_ea import (
+    Checkpointed,
+    EAAggregation,
+    EAConv,
+    EAGlobalPool,
+    Implicit,
+    L2Prior,
+    NesterovSolver,
+    Truncated,
+)
 from pyg_ea.energy import NoPrior, mean_scaling, unit_scaling
 from pyg_ea.potentials import (
     AttentionPotential,
@@ -302,3 +311,20 @@ def test_the_result_lies_in_the_span_of_what_the_potential_computes():
     x, index = torch.randn(600, 6, dtype=torch.float64), torch.arange(600) // 4
     rank = torch.linalg.matrix_rank(layer(x, index))
     assert 6 < rank <= 3 * 6 + 32  # of 80 channels: docs/choose.md
+
+
+def test_state_dicts_with_scalars_that_have_no_dimension_load() -> None:
+    """As versions before 0.1.0 saved them."""
+    pool = EAGlobalPool(3, 4, steps=2)
+    conv = EAConv(3, 3)
+    for module in (pool, conv):
+        state = module.state_dict()
+        scalars = [name for name, value in state.items() if value.shape == (1,)]
+        assert len(scalars) >= 3
+        old = {
+            name: value.reshape(()) + 0.5 if name in scalars else value
+            for name, value in state.items()
+        }
+        module.load_state_dict(old)
+        for name in scalars:
+            assert module.state_dict()[name].item() == old[name].item()

@@ -29,6 +29,7 @@ from pyg_ea.energy import NoPrior
 from pyg_ea.fused import native
 from pyg_ea.fused.native import NativeBackend
 from pyg_ea.fused.torch import TorchBackend
+from pyg_ea.potentials import MeanPotential
 from pyg_ea.potentials.closed_form import OUTPUTS
 from pyg_ea.solver import Solution
 
@@ -45,6 +46,7 @@ LAYOUTS = {  # name: (index, number of segments)
     "one-large": ([0] * 700, 1),  # several blocks
     "many": (torch.randint(60, (1500,), generator=torch.Generator().manual_seed(0)).tolist(), 64),
 }
+WEIGHT = torch.ones((), requires_grad=True)
 ADJOINTS = [Unrolled(), Checkpointed(), Truncated(2)]
 RULES = {"free": (0.0, None), "gtol-and-clip": (0.3, 0.2)}
 
@@ -221,6 +223,38 @@ def test_where_it_is_used() -> None:
 
     weight = torch.ones((), requires_grad=True)
     assert not is_fused(EAAggregation(4, 4, steps=2, scaling=lambda n: weight / n), x)
+
+
+NOT_SUPPORTED = {  # (backend, layer, dtype of x, part of the reason)
+    "potential": ("torch", {"potential": MeanPotential()}, torch.float32, "ResNetPotential"),
+    "prior": ("native", {"prior": lambda y: y.square().sum(dim=1)}, torch.float32, "the prior is"),
+    "scaling": ("torch", {"scaling": lambda n: WEIGHT / n}, torch.float32, "scaling"),
+    "bf16": ("native", {}, torch.bfloat16, "a parameter is torch.bfloat16"),
+}
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings", "dtype", "reason"), NOT_SUPPORTED.values(), ids=NOT_SUPPORTED
+)
+def test_a_backend_chosen_by_name_runs_or_says_why_not(backend, settings, dtype, reason) -> None:
+    layer = EAAggregation(4, 4, steps=2, validate=False, **settings).to(dtype)
+    x = torch.randn(9, 4, dtype=dtype)
+    with solve_backend(backend), pytest.raises(RuntimeError, match=reason) as caught:
+        layer(x)
+    assert f'solve_backend("{backend}") does not support this solve' in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert layer(x).isfinite().all()
+
+
+@needs_native
+def test_the_c_code_chosen_by_name_refuses_autocast() -> None:
+    layer, x = EAAggregation(4, 4, steps=2), torch.randn(9, 4)
+    with (
+        solve_backend("native"),
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(RuntimeError, match="products run in"),
+    ):
+        layer(x)
 
 
 def test_solve_backend_is_restored_and_refuses_other_names() -> None:

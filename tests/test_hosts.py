@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch_geometric.nn import GCNConv, GINConv, GINEConv, SAGEConv, to_hetero
@@ -203,6 +205,76 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
         for (name, parameter), grad in zip(model.named_parameters(), got, strict=True):
             assert parameter.grad.abs().max() > 0, name
             torch.testing.assert_close(grad, parameter.grad, rtol=1e-10, atol=1e-12, msg=name)
+
+
+# FSDP -----------------------------------------------------------------------------------------
+
+LEARNING_RATE = 0.05
+WRAPPED = {  # what is sharded: the modules, by FSDP 1 or 2
+    "pool": lambda model, mesh: fully_shard(model.pool, mesh=mesh),
+    "model": lambda model, mesh: fully_shard(model, mesh=mesh),
+    "pool by FSDP 1": lambda model, mesh: wrap(model, "pool"),
+}
+REFUSED = {  # parts of a potential
+    "potential": lambda model, mesh: fully_shard(model.pool.aggr.potential, mesh=mesh),
+    "layer": lambda model, mesh: fully_shard(model.pool.aggr.potential.layer1, mesh=mesh),
+    "layer by FSDP 1": lambda model, mesh: wrap(model.pool.aggr.potential, "layer1"),
+}
+
+
+def wrap(parent: nn.Module, name: str) -> None:
+    cpu = torch.device("cpu")
+    part = FullyShardedDataParallel(getattr(parent, name), device_id=cpu, use_orig_params=True)
+    setattr(parent, name, part)
+
+
+def train(model: nn.Module, graphs: list[int], lr: float) -> list[Tensor]:
+    """Losses of three steps."""
+    losses = []
+    for _ in range(3):
+        model.zero_grad()
+        loss = ddp_loss(model, graphs)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter -= lr * parameter.grad
+        losses.append(loss.detach())
+    return losses
+
+
+def fsdp_process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    method = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=method, rank=rank, world_size=2)
+    mesh, results = init_device_mesh("cpu", (2,)), {}
+    for name, shard in {**WRAPPED, **REFUSED}.items():
+        model = Readout()
+        shard(model, mesh)
+        try:
+            results[name] = train(model, list(range(GRAPHS)), LEARNING_RATE)
+        except RuntimeError as error:
+            results[name] = str(error)
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_sharded_by_fsdp(tmp_path: Path) -> None:
+    """Both processes see the same graphs, so that gradients are those of one process.
+
+    FSDP averages gradients over processes, also of the head, which is not sharded.
+    """
+    spawn(fsdp_process, (str(tmp_path),), nprocs=2)
+    expected = train(Readout(), list(range(GRAPHS)), LEARNING_RATE)
+    assert expected[0] > expected[-1]
+    for rank in range(2):
+        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name in WRAPPED:
+            for mine, theirs in zip(got[name], expected, strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12, msg=name)
+        for name in REFUSED:
+            assert "shard the whole EAAggregation" in got[name], name
 
 
 def test_a_layer_without_weights_of_its_own_works_as_aggr_too() -> None:

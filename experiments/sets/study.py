@@ -14,7 +14,7 @@ import torch
 from jsonargparse.typing import PositiveInt
 from torch import Generator, Tensor
 
-from experiments.common import UserError, command, revision
+from experiments.common import command, revision
 from experiments.engine import Grid, Tuning, run_study
 from experiments.flags import Parser, opt
 from experiments.records import FRESH, Outcome, Run
@@ -91,10 +91,7 @@ class Config:
 def estimate(name: str, run: Run) -> float:
     """Estimated seconds of a run: those of the second of two training steps, for all its steps."""
     settings = run.settings
-    try:
-        (_, first), (_, second) = _training(_task(name), run, steps=2)[1]
-    except UserError:  # the run itself will say so
-        return 0.0
+    (_, first), (_, second) = _training(_task(name), run, steps=2)[1]
     evaluation = settings["evaluations"] * settings["test_sets"] / settings["batch_size"] / 3
     return (second - first) * (settings["steps"] + evaluation)
 

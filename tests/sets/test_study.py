@@ -75,6 +75,7 @@ def test_only_what_is_missing_is_made_and_equals_what_was(call, tmp_path, monkey
         (["--methods", "[medain]"], "row medain: expected some of ea"),
         (["--seeds", "0"], "seeds"),
         (["--nonsense", "1"], "nonsense"),
+        (["--out", "/dev/null/out"], "choose another folder"),
     ],
 )
 def test_mistakes_are_one_line(call, capsys, flags, message):

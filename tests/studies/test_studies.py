@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments import records as record_module
 from experiments.common import UserError, owned
 from experiments.engine import Grid, run_study
 from experiments.molpcba.config import parse
@@ -148,6 +149,25 @@ def test_a_study_has_its_folder_to_itself(call, tmp_path, capsys):
         assert call("--rows", "mean") == 1
     assert "failed: mean-seed0: another process is at work" in capsys.readouterr().err
     assert call("--rows", "mean") == 0
+
+
+def test_killed_between_a_curve_and_its_record(call, tmp_path, monkeypatch):
+    """The run is made again, and its curve is there once."""
+    original = record_module.write_text
+
+    def write_text(path, text):
+        if path.name == "records.csv":
+            raise KeyboardInterrupt
+        original(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_module, "write_text", write_text)
+        assert call("--rows", "mean") == 130
+    assert Records(tmp_path / "out").runs.empty
+    assert call("--rows", "mean") == 0
+    curves = Records(tmp_path / "out").curves
+    assert not curves.duplicated(["row", "seed", "epoch"]).any()
+    assert len(curves) == 10
 
 
 def test_a_failed_run_is_named_and_made_next_time(call, tmp_path, monkeypatch, capsys):
