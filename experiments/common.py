@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 import subprocess
 import sys
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +52,9 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
+        for stream in (sys.stdout, sys.stderr):  # whatever the locale
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding="utf-8", errors="surrogateescape")
         try:
             return function(sys.argv[1:] if argv is None else argv) or 0
         except UserError as error:
@@ -70,23 +75,28 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path whose file replaces ``path`` when the block ends without an error."""
+def atomic(path: Path, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary path whose file replaces ``path`` when the block ends without an error.
+
+    Without ``overwrite`` a ``path`` that exists by then raises ``FileExistsError``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        if not overwrite:
+            path.touch(exist_ok=False)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, overwrite: bool = True) -> None:
     """Writes a whole file or, if interrupted, none of it."""
-    with atomic(path) as temporary:
-        temporary.write_text(text)
+    with atomic(path, overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager

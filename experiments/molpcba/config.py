@@ -65,6 +65,11 @@ class Config:
     task_type: Literal["auto", "classification", "regression"] = opt(
         "auto", "--csv: auto: regression when every label column has real values"
     )
+    label_format: str | None = opt(
+        None,
+        "--csv: labels with decimal-comma, thousands or percent, or words and their labels such as "
+        "active=1,inactive=0; default: plain numbers, True and False",
+    )
     data_name: str | None = opt(None, "name of the --csv data; default: the file's")
     split: str | None = opt(
         None, "ogb, scaffold, random, or a folder of row numbers; default: the data's own or random"

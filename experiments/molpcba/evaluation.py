@@ -12,11 +12,15 @@ EVALUATORS = {"ap": "ogbg-molpcba", "rocauc": "ogbg-molhiv", "rmse": "ogbg-moles
 """Metric -> the OGB data set whose evaluator computes it."""
 
 
-def score(metric: str, labels: Tensor, outputs: Tensor) -> float:
-    """The mean score over tasks of ``outputs [G, tasks]``; ``labels`` are NaN where missing."""
+def score(metric: str, labels: Tensor, outputs: Tensor, scale: Tensor | float = 1.0) -> float:
+    """The mean score over tasks of ``outputs [G, tasks]``; ``labels`` are NaN where missing.
+
+    ``scale`` is the unit of real values.
+    """
     evaluator = Evaluator(EVALUATORS[metric])
     evaluator.num_tasks = labels.shape[1]  # OGB's evaluator has that of its own set
-    return float(evaluator.eval({"y_true": labels, "y_pred": outputs.float()})[metric])
+    pair = {"y_true": labels.double() * scale, "y_pred": outputs.double() * scale}
+    return float(evaluator.eval(pair)[metric])
 
 
 def chance(data: MoleculeData) -> float:
@@ -31,4 +35,5 @@ def chance(data: MoleculeData) -> float:
                 "more molecules or another --split"
             )
     labels = data.labels("test")
-    return score(data.metric, labels, labels.nanmean(dim=0).expand_as(labels))
+    best = labels.double().nanmean(dim=0).expand_as(labels)
+    return score(data.metric, labels, best, data.scale)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import csv
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,60 +18,88 @@ from tqdm import tqdm
 
 from experiments.common import UserError, command, write_text
 from experiments.molpcba.config import recorded
-from experiments.molpcba.data import GraphLoader, PackedGraphs
-from experiments.molpcba.data.molecules import pack, read_molecules
-from experiments.molpcba.data.splits import reading
-from experiments.molpcba.data.table import SMILES, find_smiles_column, separator_of
+from experiments.molpcba.data import PackedGraphs
+from experiments.molpcba.data.columns import FIRST_SPACE, SPACE, SPACES, Columns, read_columns, some
+from experiments.molpcba.data.molecules import is_smiles, pack, read_molecules
 from experiments.molpcba.failures import explained
-from experiments.molpcba.folder import read_checkpoint
+from experiments.molpcba.folder import RunFolder, read_checkpoint
 from experiments.molpcba.model import MoleculeNetwork
 
+OWN = ("line", "name", "smiles", "reason")
+"""Columns of the output besides those of the tasks."""
+MAX_ATOMS = 50_000
+"""Atoms of a batch, each molecule counted as its largest."""
 
-def load_network(path: Path) -> tuple[MoleculeNetwork, list[str]]:
-    """The network of a checkpoint, in eval mode, and the names of its tasks."""
+
+def load_network(path: Path) -> tuple[MoleculeNetwork, dict[str, Any]]:
+    """The network of a run folder or a checkpoint, in eval mode, and what it was trained for."""
+    if path.is_dir():
+        if not RunFolder(path).best.exists():
+            raise UserError(f"{path} has no checkpoints/best.ckpt: expected runs/NAME, or a file")
+        path = RunFolder(path).best
     checkpoint = read_checkpoint(path)
     identity = checkpoint["pyg_ea"]
-    config, tasks = recorded(identity["config"], path), identity["task_names"]
-    network = MoleculeNetwork(config, len(tasks), real=identity.get("metric") == "rmse")
+    config = recorded(identity["config"], path)
+    real = identity.get("metric") == "rmse"
+    network = MoleculeNetwork(config, len(identity["task_names"]), real=real)
     state = checkpoint["state_dict"]
     network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
-    return network.eval(), tasks
+    return network.eval(), identity
 
 
 @torch.no_grad()
 def predict(network: MoleculeNetwork, graphs: PackedGraphs, batch_size: int) -> Tensor:
-    """Probability, or value, of each task for each molecule: ``[G, tasks]``."""
-    loader = GraphLoader(graphs, torch.arange(len(graphs)), batch_size)
-    outputs = torch.cat([network(batch) for batch in tqdm(loader, "predicting", disable=None)])
-    return outputs if network.real else outputs.sigmoid()
+    """Probability of label 1, or value, of each task for each molecule: ``[G, tasks]``."""
+    order = graphs.node_ptr.diff().argsort()
+    bar = tqdm(total=len(graphs), desc="predicting", unit=" molecules", disable=None)
+    outputs = []
+    with bar:
+        for index in _batches(graphs.node_ptr.diff()[order], order, batch_size):
+            outputs.append(network(graphs.batch(index)))
+            bar.update(len(index))
+    values = torch.cat(outputs)[order.argsort()]
+    return values if network.real else values.sigmoid()
 
 
-def read_lines(path: Path, column: str | None) -> tuple[pd.DataFrame, str]:
-    """Columns line, name and smiles of a text file, and where its SMILES were found.
+def _batches(sizes: Tensor, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Graph numbers of each batch: small molecules together, large ones in small batches."""
+    first = 0
+    while first < len(order):
+        end = min(first + batch_size, len(order))
+        while end > first + 1 and (end - first) * int(sizes[end - 1]) > MAX_ATOMS:
+            end -= 1
+        yield order[first:end]
+        first = end
 
-    A table has a header and columns separated by comma, semicolon or tab; otherwise each line has
-    a SMILES and, behind white space, a name. The column is given by name or number, from 1; without
-    it, it is recognised by the header's names, otherwise the first.
+
+def read_smiles(table: Columns) -> pd.DataFrame:
+    """Columns line, name, smiles and reason, a row for each line; a name is all that is no SMILES.
+
+    A row of another length than the first one has SMILES only if they are in its first column.
     """
-    with reading(path) as file:
-        texts = file.read().splitlines() or [""]
-    separator = separator_of(texts[0])
-    rows = [text.split(maxsplit=1) for text in texts]
-    if separator in texts[0]:
-        rows = list(csv.reader(texts, delimiter=separator))
-    header = [cell.strip() for cell in rows[0]]
-    has_header = column in header or any(SMILES.search(cell) for cell in header)
-    position = 0
-    number = int(column) if column is not None and column.isdecimal() else 0
-    if 1 <= number <= len(header) and column not in header:
-        position = number - 1
-    elif has_header or column is not None:
-        position = header.index(find_smiles_column(path, header, column))
-    smiles = ["".join(row[position : position + 1]).strip() for row in rows]
-    names = [" ".join(row[:position] + row[position + 1 :]).strip() for row in rows]
-    table = pd.DataFrame({"line": range(1, len(rows) + 1), "name": names, "smiles": smiles})
-    where = f"column {position + 1}" + (f" ({header[position]!r})" if has_header else "")
-    return table[int(has_header) :].reset_index(drop=True), where
+    rows, glue = [], " " if table.separator in SPACES else table.separator
+    for line, cells in table.rows:
+        smiles, names = "", cells
+        if len(cells) == len(table.names) or table.smiles == 0:
+            smiles = cells[table.smiles].strip()
+            names = cells[: table.smiles] + cells[table.smiles + 1 :]
+        is_short = names is cells and any(map(str.strip, cells))
+        reason = f"{len(cells)} columns instead of {len(table.names)}" if is_short else ""
+        rows.append((line, glue.join(names).strip(" "), smiles, reason))
+    return pd.DataFrame(rows, columns=["line", "name", "smiles", "reason"])
+
+
+def check_out(path: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    """Refuses a path to write to that is an input, no regular file, or there already."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"--out {path} is not a regular file: choose another one")
+    for given in inputs:
+        if given.exists() and path.samefile(given):
+            raise UserError(f"--out {path} is an input: choose another file")
+    if not overwrite:
+        raise UserError(f"--out {path} exists: choose another file, or add --overwrite")
 
 
 def predict_file(given: argparse.Namespace) -> str:
@@ -78,33 +107,60 @@ def predict_file(given: argparse.Namespace) -> str:
 
     A line that cannot be read has an empty prediction and a reason.
     """
-    network, tasks = load_network(given.checkpoint)
-    table, where = read_lines(given.smiles, given.smiles_column)
-    smiles = table["smiles"].tolist()
-    first = ", ".join(map(repr, smiles[:3]))
-    print(f"SMILES from {where} of {given.smiles}: {first}", file=sys.stderr)
-    molecules, rejected = read_molecules(smiles)
+    out, source = given.out, given.smiles
+    inputs = [source, given.checkpoint, RunFolder(given.checkpoint).best]
+    check_out(out, inputs, given.overwrite)
+    network, identity = load_network(given.checkpoint)
+    if is_smiles(str(source)) and not os.path.exists(source):
+        raise UserError(f"{source} is no file: write SMILES to a file, or to standard input for -")
+    columns = read_columns(source, given.smiles_column, [FIRST_SPACE, SPACE])
+    print(f"{source}: {columns.about}", file=sys.stderr)
+    table = read_smiles(columns)
+    asked = table.index[table["reason"] == ""]
+    molecules, rejected = read_molecules(table["smiles"][asked].tolist(), grouped=False)
+    table.loc[asked[list(rejected)], "reason"] = list(rejected.values())
     if not molecules:
-        raise UserError(f"{given.smiles} has no molecule: expected one SMILES a line")
+        raise UserError(f"{source} has no molecule: expected one SMILES a line")
     graphs = pack(list(molecules.values()), np.zeros((len(molecules), 0), dtype=np.int8))
     values = predict(network, graphs, given.batch_size)
-    predictions = pd.DataFrame(values.numpy(), index=list(molecules), columns=tasks)
-    table = pd.concat([table, predictions.reindex(table.index)], axis=1)
-    table["reason"] = [rejected.get(row, "") for row in table.index]
-    write_text(given.out, table.to_csv(index=False))
-    return f"{len(molecules)} molecules of {len(table)} lines: predictions in {given.out}"
+    if identity.get("units") is not None:
+        offset, scale = identity["units"]
+        values = values.double() * scale + offset
+    tasks = [f"{name} (predicted)" if name in OWN else name for name in identity["task_names"]]
+    predicted = pd.DataFrame(values.numpy(), index=asked[list(molecules)], columns=tasks)
+    reasons = table.pop("reason")
+    table = pd.concat([table, predicted.reindex(table.index), reasons], axis=1)
+    try:
+        write_text(out, table.to_csv(index=False), given.overwrite)
+    except FileExistsError:
+        raise UserError(f"--out {out} was made meanwhile: choose another file") from None
+    what = f"{'values' if network.real else 'probabilities'} of {some(tasks, 3)}"
+    return f"{len(molecules):,} molecules of {len(table):,} lines: {what} in {out}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.molpcba.predict",
+        description="Predict for the molecules of a file: the probability of label 1 for each "
+        "task, or in a regression its value. The output is a CSV table with a row for each line of "
+        "the input: line, name, smiles, a column for each task, and the reason where there is no "
+        "prediction.",
+    )
+    default, add = "(default: %(default)s)", parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="folder of a run, or a checkpoint")
+    add("--smiles", type=Path, required=True, help="SMILES and names, or a table; - reads stdin")
+    add("--smiles-column", help="column with SMILES, by name or number from 1 (default: detected)")
+    add("--out", type=Path, default=Path("predictions.csv"), help=f"table to write {default}")
+    add("--overwrite", action="store_true", help="replace the file of --out if it exists")
+    add("--batch-size", type=PositiveInt, default=256, help=f"molecules of a batch {default}")
+    return parser
 
 
 @command
 def main(argv: Sequence[str]) -> None:
     """Predicts for a file of SMILES."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.molpcba.predict")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="runs/NAME/checkpoints/...")
-    parser.add_argument("--smiles", type=Path, required=True, help="a SMILES a line, or a table")
-    parser.add_argument("--smiles-column", help="name, or number from 1, of the column with SMILES")
-    parser.add_argument("--out", type=Path, default=Path("predictions.csv"), help="table to write")
-    parser.add_argument("--batch-size", type=PositiveInt, default=256)
-    given = parser.parse_args(argv)
+    given = build_parser().parse_args(argv)
     with explained():
         print(predict_file(given))
 

@@ -155,7 +155,7 @@ class MoleculeTraining(L.LightningModule):
                 raise UserError(f"outputs on the {part} part are not finite: {NOT_FINITE}")
             errors = self.network.errors(outputs, labels).sum()
             self.scores[f"{part}_loss"] = float(errors / labels.isfinite().sum().clamp(min=1))
-            self.scores[f"{part}_{metric}"] = score(metric, labels, outputs)
+            self.scores[f"{part}_{metric}"] = score(metric, labels, outputs, self.data.scale)
 
     test_dataloader, test_step = val_dataloader, validation_step
     on_test_epoch_end = on_validation_epoch_end
@@ -181,5 +181,6 @@ class MoleculeTraining(L.LightningModule):
             "fingerprint": self.data.fingerprint,
             "task_names": list(self.data.task_names),
             "metric": self.data.metric,
+            "units": self.data.units,
             "config": to_dict(self.config),
         }

@@ -330,6 +330,45 @@ def test_damage_to_a_prepared_file_is_noticed_and_repaired(
     assert "preparing it again" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: {"hello": 1},
+        lambda content: {**content, "tensors": {"x": content["tensors"]["x"]}},
+        lambda content: {**content, "task_names": content["task_names"][:1]},
+        lambda content: {**content, "key": "of another version"},
+        lambda content: {k: v for k, v in content.items() if k != "canonical"},
+        lambda content: {
+            **content,
+            "tensors": {**content["tensors"], "y": content["tensors"]["y"] + 1},
+        },
+        lambda content: [content],
+    ],
+)
+def test_a_whole_file_with_other_content_is_prepared_again(
+    tiny_csv, tiny_data, tmp_path, capsys, change
+):
+    load(csv=tiny_csv, root=tmp_path)
+    (path,) = tmp_path.glob("*.pt")
+    content = torch.load(path, weights_only=True)
+    torch.save(change(content), path)
+    assert load(csv=tiny_csv, root=tmp_path).fingerprint == tiny_data.fingerprint
+    error = capsys.readouterr().err
+    assert error.count("preparing it again") == 1
+    assert "Traceback" not in error
+    assert load(csv=tiny_csv, root=tmp_path).fingerprint == tiny_data.fingerprint
+    assert "preparing it again" not in capsys.readouterr().err
+
+
+def test_what_a_killed_process_left_is_removed(tiny_csv, tmp_path):
+    load(csv=tiny_csv, root=tmp_path)
+    (path,) = tmp_path.glob("*.pt")
+    left = path.rename(path.with_name(f".{path.name}.0123456789ab.tmp"))
+    load(csv=tiny_csv, root=tmp_path)
+    assert path.exists()
+    assert not left.exists()
+
+
 def test_a_full_disk_and_a_root_that_is_a_file(tiny_csv, tmp_path):
     """A limit on file size makes writing fail as a full disk does."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -31,7 +31,7 @@ class PackedGraphs:
     x: Tensor  # atom features, [N, 9], uint8
     edge_index: Tensor  # atoms of each directed bond, numbered from 0 within its graph, [2, E]
     edge_attr: Tensor  # bond features, [E, 3], uint8
-    y: Tensor  # labels, [G, tasks]: int8 with 0, 1 or MISSING, or float32 with NaN
+    y: Tensor  # labels, [G, tasks]: as `stored_labels` makes them
     node_ptr: Tensor  # graph g owns atoms node_ptr[g] to node_ptr[g + 1], [G + 1], int64
     edge_ptr: Tensor  # the same for bonds
 
@@ -120,6 +120,23 @@ def _pointer(counts: Tensor) -> Tensor:
     return F.pad(counts.long().cumsum(0), (1, 0))
 
 
+def stored_labels(y: np.ndarray, is_real: bool) -> tuple[np.ndarray, Tensor | None]:
+    """Labels `y [G, tasks]` (float64, NaN: unknown) as `PackedGraphs.y` has them, and their units.
+
+    Real values become `(y - offset) / scale` with the median and the largest deviation of a task.
+    Computed in float64, they keep their precision relative to the spread of the labels, however
+    large the offset. Units are `offset` and `scale`, `[2, tasks]`; None for 0 and 1.
+    """
+    if not is_real:
+        return np.where(np.isnan(y), MISSING, y).astype(np.int8), None
+    offset, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])
+    known = ~np.isnan(y).all(axis=0)
+    offset[known] = np.nanmedian(y[:, known], axis=0)
+    scale[known] = np.nanmax(np.abs(y[:, known] - offset[known]), axis=0)
+    scale[scale == 0] = 1.0
+    return ((y - offset) / scale).astype(np.float32), torch.from_numpy(np.stack([offset, scale]))
+
+
 @dataclass
 class GraphLoader:
     """Iterates over the graphs `indices` (on the CPU) in batches; each is a PyG `Batch`.
@@ -186,15 +203,23 @@ class MoleculeData:
     task_names: list[str]
     metric: str  # "ap" or "rocauc" for classification, "rmse" for regression
     graphs_sha256: str  # hash of the packed graphs and labels
+    units: Tensor | None = None  # of real values: see `stored_labels`
 
     def labels(self, part: str) -> Tensor:
-        """Labels of a part, `[B, tasks]`, NaN where unknown."""
+        """Labels of a part as they are stored, `[B, tasks]`, NaN where unknown."""
         return self.graphs.labels(self.splits[part])
+
+    @property
+    def scale(self) -> Tensor | float:
+        """The unit of the stored labels of each task."""
+        return 1.0 if self.units is None else self.units[1]
 
     @property
     def fingerprint(self) -> str:
         """Hash of graphs, labels, task names, metric and split: equal only for the same task."""
         digest = hashlib.sha256(f"{self.graphs_sha256} {self.metric} {self.task_names}".encode())
+        if self.units is not None:
+            digest.update(self.units.numpy().tobytes())
         for name in sorted(self.splits):
             digest.update(name.encode() + self.splits[name].numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +22,11 @@ from experiments.molpcba.data.ogb import both_ways
 
 ORGANIC = frozenset({"C", "N", "O", "F", "P", "S", "Cl", "Br", "I"})
 """Elements whose valence is checked: a wrong one means a wrong SMILES."""
+MAX_ATOMS = 5_000
+"""Larger molecules are refused: RDKit's time and the network's memory grow without bound."""
+MAX_SCAFFOLD = 500
+"""Atoms up to which a scaffold is computed; RDKit's time grows with their cube."""
+SYMBOLS = re.compile(r"(?=.*[A-Za-z*])[A-Za-z0-9@+\-\[\]()=#$:.%/\\*~]+")
 
 
 class Molecule(NamedTuple):
@@ -39,6 +47,8 @@ def parse(smiles: str) -> Chem.Mol:
     about the valence of a metal or metalloid, the molecule is kept.
     """
     with rdBase.BlockLogs():
+        if len(smiles) > MAX_ATOMS:  # a SMILES has as many characters as atoms, or more
+            _check_size(smiles)
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
             mol = Chem.MolFromSmiles(smiles, sanitize=False)
@@ -54,31 +64,59 @@ def parse(smiles: str) -> Chem.Mol:
     return mol
 
 
-def read_molecule(smiles: str) -> Molecule | str:
-    """The molecule, or the reason why there is none (runs in a worker)."""
+def _check_size(smiles: str) -> None:
+    limit = f"more than the limit of {MAX_ATOMS:,} atoms"
+    if len(smiles) > 20 * MAX_ATOMS:
+        raise ValueError(f"too large: {len(smiles):,} characters, {limit}")
+    mol = Chem.MolFromSmiles(smiles, sanitize=False)
+    if mol is not None and mol.GetNumAtoms() > MAX_ATOMS:
+        raise ValueError(f"too large: {mol.GetNumAtoms():,} atoms, {limit}")
+
+
+def is_smiles(text: str) -> bool:
+    """Whether a cell of a table is a SMILES that can be read."""
+    if not SYMBOLS.fullmatch(text):
+        return False
+    try:
+        return len(text) > MAX_ATOMS or parse(text) is not None
+    except ValueError:
+        return False
+
+
+def read_molecule(smiles: str, grouped: bool = True) -> Molecule | str:
+    """The molecule, or the reason why there is none (runs in a worker).
+
+    A molecule of more than :data:`MAX_SCAFFOLD` atoms is a scaffold of its own.
+    """
     try:
         mol = parse(smiles)
         x = [atom_to_feature_vector(atom) for atom in mol.GetAtoms()]
         attr = [bond_to_feature_vector(bond) for bond in mol.GetBonds()]
     except ValueError as error:  # RDKit's complaint, or a bond that OGB's lists lack
-        return str(error)
+        return " ".join(str(error).split())
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
-    try:
-        scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)
-    except (ValueError, RuntimeError):  # a few metal complexes: each is its own group
-        scaffold = Chem.MolToSmiles(mol)
+    canonical = scaffold = Chem.MolToSmiles(mol) if grouped else ""
+    if grouped and len(x) <= MAX_SCAFFOLD:
+        with suppress(ValueError, RuntimeError):  # a few metal complexes: each is its own group
+            scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)
     return Molecule(
         np.array(x, dtype=np.uint8),
         both_ways(np.array(bonds, dtype=np.int32).reshape(-1, 2)),
         np.array(attr, dtype=np.uint8).reshape(-1, 3).repeat(2, axis=0),
-        Chem.MolToSmiles(mol),
+        canonical,
         scaffold,
     )
 
 
-def read_molecules(smiles: Sequence[str]) -> tuple[dict[int, Molecule], dict[int, str]]:
-    """Molecules, and reasons for there being none, by their number in `smiles`."""
-    read = dict(enumerate(run_jobs(read_molecule, smiles, "molecules to graphs")))
+def read_molecules(
+    smiles: Sequence[str], grouped: bool = True
+) -> tuple[dict[int, Molecule], dict[int, str]]:
+    """Molecules, and reasons for there being none, by their number in `smiles`.
+
+    Only `grouped` ones have a canonical SMILES and a scaffold.
+    """
+    job = partial(read_molecule, grouped=grouped)
+    read = dict(enumerate(run_jobs(job, smiles, "molecules to graphs")))
     molecules = {row: result for row, result in read.items() if isinstance(result, Molecule)}
     return molecules, {row: why for row, why in read.items() if isinstance(why, str)}
 

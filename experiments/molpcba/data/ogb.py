@@ -21,8 +21,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.common import UserError
-from experiments.molpcba.data.graphs import MISSING, PackedGraphs
-from experiments.molpcba.data.splits import PARTS, read_split, reading
+from experiments.molpcba.data.graphs import PackedGraphs, stored_labels
+from experiments.molpcba.data.splits import PARTS, read_split
+from experiments.molpcba.data.text import reading
 
 RAW = ("num-node-list", "num-edge-list", "node-feat", "edge", "edge-feat", "graph-label")
 NEEDED = (
@@ -53,14 +54,16 @@ def find_ogb(name: str, root: Path) -> tuple[Path, str]:
 def _check_complete(folder: Path) -> None:
     missing = [file for file in NEEDED if not (folder / file).is_file()]
     if missing:
-        raise UserError(f"{folder} is incomplete: it lacks {missing[0]}; remove it to download it")
+        raise UserError(
+            f"{folder} is incomplete: it lacks {missing[0]}; rename it to download the set"
+        )
 
 
 def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
     """Graphs, tasks, metric and split."""
     facts, tables = molecule_sets()[name], {}
     for raw in RAW:
-        kind = "f4" if raw == "graph-label" else "i4"
+        kind = "f8" if raw == "graph-label" else "i4"
         with reading(folder / "raw" / f"{raw}.csv.gz") as file:
             tables[raw] = pd.read_csv(file, header=None).to_numpy(dtype=kind, copy=True)
     nodes, bonds = tables["num-node-list"][:, 0], tables["num-edge-list"][:, 0]
@@ -77,13 +80,13 @@ def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
             f"the files in {folder} do not belong together (lengths, atom numbers or the split "
             "disagree); get the data set again"
         )
-    if facts["task type"] != "regression":
-        y = np.where(np.isnan(y), MISSING, y).astype(np.int8)
+    y, units = stored_labels(y, facts["task type"] == "regression")
     graphs = PackedGraphs.pack(
         tables["node-feat"], both_ways(edge), attr.repeat(2, axis=0), y, nodes, 2 * bonds
     )
     return {
         "tensors": vars(graphs),
+        "units": units,
         "task_names": [f"task {i}" for i in range(y.shape[1])],
         "metric": facts["eval metric"],
         "splits": splits,

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -16,22 +10,11 @@ import torch
 from torch import Tensor
 
 from experiments.common import UserError
+from experiments.molpcba.data.text import reading
 
 PARTS = ("train", "valid", "test")
 TRAIN, VALID = 0.8, 0.9
 """Where the train and the valid part end, as shares of all molecules."""
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[TextIO]:
-    """The text of a file; all ways in which reading it can fail are a `UserError`."""
-    try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
-            yield text
-    except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as UTF-8 text ({reason}): get it again") from None
 
 
 def random_split(groups: np.ndarray, seed: int) -> dict[str, Tensor]:

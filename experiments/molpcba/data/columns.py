@@ -1,0 +1,183 @@
+"""Columns of a file of molecules: separator, quotes, header and the column with the SMILES.
+
+A table has cells between commas, semicolons, tabs or white space. A SMILES file is read as a table
+of two columns: what stands before the first white space, and the rest, whatever it contains.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.common import UserError
+from experiments.molpcba.data.molecules import is_smiles
+from experiments.molpcba.data.text import read_lines
+
+Rows = list[tuple[int, list[str]]]
+"""Cells of each row, behind the number of the line in which it begins."""
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+GAP = re.compile(r"[ \t]+")
+FIRST_SPACE, SPACE = "the first white space", "white space"
+SPACES: dict[str, Callable[[str], list[str]]] = {
+    FIRST_SPACE: lambda line: GAP.split(line.strip(" \t"), maxsplit=1),
+    SPACE: lambda line: GAP.split(line.strip(" \t")),
+}
+WORD = re.compile(r"(?=.*[adefghijkmqtuvwxyz])[A-Za-z][\w ()-]*|[A-Z_ ]{5,}")
+"""A word that a header could have, with letters that SMILES lack."""
+NUMBER = re.compile(r"[-+]?[0-9.,]*[0-9][0-9.,]*(e[-+]?[0-9]+)?", re.IGNORECASE)
+SAMPLE = 200
+"""Rows whose cells are looked at to find the SMILES."""
+csv.field_size_limit(sys.maxsize)
+
+
+class Columns(NamedTuple):
+    """A file of molecules, cut into cells."""
+
+    names: list[str]  # from the header, otherwise "column 1", ...
+    has_header: bool
+    rows: Rows  # without the header, with blank lines
+    smiles: int  # position of the column with SMILES
+    separator: str  # a character, or a key of SPACES
+    fault: str  # the first quoting error, or ""
+
+    @property
+    def about(self) -> str:
+        """What was decided about the file, in a line."""
+        header = "a header" if self.has_header else "no header"
+        name = f" ({self.names[self.smiles]!r})" if self.has_header else ""
+        between = SEPARATORS.get(self.separator, self.separator)
+        shown = [row[self.smiles][:40] for _, row in self.rows if len(row) > self.smiles][:3]
+        return (
+            f"{len(self.rows):,} rows, columns separated by {between}, {header}; SMILES in column "
+            f"{self.smiles + 1}{name}: {', '.join(map(repr, shown))}"
+        )
+
+
+def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Columns:
+    """Cuts a file into columns; all its lines decide how.
+
+    Args:
+        path: the file.
+        wanted: name of the SMILES column, or its number from 1; None: it is recognised by its
+            header, otherwise by its cells.
+        spaces: the keys of :data:`SPACES` to try besides the separators.
+
+    Raises:
+        UserError: when the file cannot be read, or no column or several could be the SMILES.
+    """
+    body = read_lines(path)
+    declared = re.fullmatch(r'"?sep=(.)"?', body[0], re.IGNORECASE) if body else None
+    first = 2 if declared else 1
+    body = body[first - 1 :]
+    head_line = next(filter(str.strip, body), "")
+    if not head_line:
+        raise UserError(f"{path} is empty and has no molecule: expected one in each line")
+    separators = [declared[1]] if declared else [s for s in SEPARATORS if s in head_line]
+    best, score = None, (-1.0, 0.0)
+    for separator in separators if declared else [*separators, *spaces]:
+        rows, fault = _cut(body, separator, first)
+        full = [row for _, row in rows if any(map(str.strip, row))]
+        rates = _smiles_rates(full)
+        even = 1.0 if separator == FIRST_SPACE else _evenness(full) * len(rows) / len(body)
+        own = max(rates), even
+        if own > score:
+            best, score = (separator, rows, full, rates, fault), own
+        if score == (1.0, 1.0):
+            break
+    assert best is not None
+    separator, rows, full, rates, fault = best
+    head = [name.strip() for name in full[0]]
+    position, has_header = _find_smiles(path, head, rates, wanted)
+    names = head if has_header else [f"column {i + 1}" for i in range(len(head))]
+    if has_header:
+        rows = rows[next(i for i, (_, row) in enumerate(rows) if row is full[0]) + 1 :]
+    return Columns(names, has_header, rows, position, separator, fault)
+
+
+def some(names: Sequence[str], limit: int = 6) -> str:
+    """The first names, separated by commas."""
+    return ", ".join(map(repr, names[:limit])) + (", ..." if len(names) > limit else "")
+
+
+def _cut(lines: list[str], separator: str, first: int) -> tuple[Rows, str]:
+    """The rows, and what is wrong with the quotes: each line is then cut by itself."""
+    cut = SPACES.get(separator, lambda line: line.split(separator))
+    if separator in SPACES or not any('"' in line for line in lines):
+        return list(enumerate(map(cut, lines), first)), ""
+    read = partial(csv.reader, delimiter=separator, strict=True, skipinitialspace=True)
+    alone: Rows = []
+    for number, line in enumerate(lines, first):
+        try:
+            alone.append((number, next(read([line]), [""])))
+        except csv.Error:
+            alone.append((number, cut(line)))
+    reader = read(f"{line}\n" for line in lines)
+    quoted: Rows = []
+    start = first
+    try:
+        for row in reader:
+            quoted.append((start, row))
+            start = first + reader.line_num
+    except csv.Error as error:
+        return alone, f"line {start}: the quotes of a cell do not match ({error})"
+    if _evenness([row for _, row in alone if any(map(str.strip, row))]) == 1:
+        for (begin, _), (number, _) in zip(quoted, [*quoted[1:], (start, [])], strict=True):
+            if number > begin + 1:
+                return alone, f"line {begin}: a quote opens a cell that ends in line {number - 1}"
+    return quoted, ""
+
+
+def _evenness(rows: list[list[str]]) -> float:
+    """Share of the rows with as many cells, two or more, as the first."""
+    width = len(rows[0])
+    return sum(len(row) == width for row in rows) / len(rows) if width > 1 else 0.0
+
+
+def _smiles_rates(rows: list[list[str]]) -> list[float]:
+    """For each column, the share of its cells that are SMILES."""
+    sample = rows[:: max(1, len(rows) // SAMPLE)]
+    rates = []
+    for column in range(len(rows[0])):
+        cells = [row[column].strip(" \t") for row in sample if len(row) > column]
+        cells = [cell for cell in cells if cell]
+        rates.append(sum(map(is_smiles, cells)) / len(cells) if cells else 0.0)
+    return rates
+
+
+def _find_smiles(
+    path: Path, head: list[str], rates: list[float], wanted: str | None
+) -> tuple[int, bool]:
+    """Position of the SMILES column, and whether the first row, `head`, is a header."""
+    likely = [i for i, rate in enumerate(rates) if rate >= 0.5]
+    named = [i for i, name in enumerate(head) if "smile" in name.lower()]
+    if any(is_smiles(head[i]) for i in likely):
+        named = []  # a molecule with a name
+    named = [i for i in named if rates[i] > 0] or (named if max(rates) == 0 else [])
+    exact = [i for i in named if head[i].lower() == "smiles"]
+    if wanted is not None and wanted in head:
+        return head.index(wanted), True
+    if wanted is not None:
+        if not (wanted.isdecimal() and 1 <= int(wanted) <= len(head)):
+            raise UserError(f"{path} has no column {wanted!r}; it has {some(head)}")
+        position = int(wanted) - 1
+    else:
+        found = exact[:1] or named or likely or ([0] if len(head) == 1 else [])
+        if len(found) != 1:
+            what = f"several columns of SMILES ({some([head[i] for i in found])})"
+            raise UserError(
+                f"{path} has {what if found else 'no column of SMILES'}; --smiles-column names it "
+                f"(or gives its number from 1), one of {some(head)}"
+            )
+        position = found[0]
+    return position, bool(named) or _is_header(head, position)
+
+
+def _is_header(head: list[str], position: int) -> bool:
+    """Whether a row without the word SMILES is a header: words, and no molecule or number."""
+    is_word = WORD.fullmatch(head[position]) is not None
+    return is_word and not is_smiles(head[position]) and not any(map(NUMBER.fullmatch, head))
