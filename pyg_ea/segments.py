@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pyg_ea.tensors import is_concrete, state_dtype
 
@@ -69,7 +68,8 @@ class Segments:
         if self.ptr is not None or torch.compiler.is_compiling():
             return x, self
         index, size = self.index, self.num_segments
-        ptr = F.pad(self.count.cumsum(0), (1, 0))
+        ptr = index.new_zeros(size + 1)
+        torch.cumsum(self.count, 0, out=ptr[1:])
         if index.is_cpu and is_concrete(index) and bool((index[1:] >= index[:-1]).all()):
             return x, Segments(index, size, ptr)
         order = torch.argsort(index, stable=True)

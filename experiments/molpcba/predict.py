@@ -38,12 +38,15 @@ def load_network(path: Path) -> tuple[MoleculeNetwork, dict[str, Any]]:
             raise UserError(f"{path} has no checkpoints/best.ckpt: expected runs/NAME, or a file")
         path = RunFolder(path).best
     checkpoint = read_checkpoint(path)
-    identity = checkpoint["pyg_ea"]
-    config = recorded(identity["config"], path)
-    real = identity.get("metric") == "rmse"
-    network = MoleculeNetwork(config, len(identity["task_names"]), real=real)
-    state = checkpoint["state_dict"]
-    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
+    try:
+        identity, state = checkpoint["pyg_ea"], checkpoint["state_dict"]
+        state = {name.removeprefix("network."): value for name, value in state.items()}
+        tasks, real = list(identity["task_names"]), identity.get("metric") == "rmse"
+        config = recorded(identity["config"], path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a checkpoint of python -m experiments.molpcba") from error
+    network = MoleculeNetwork(config, len(tasks), real=real)
+    network.load_state_dict(state)
     return network.eval(), identity
 
 
@@ -96,7 +99,7 @@ def check_out(path: Path, inputs: Sequence[Path], overwrite: bool) -> None:
     if path.is_symlink() or not path.is_file():
         raise UserError(f"--out {path} is not a regular file: choose another one")
     for given in inputs:
-        if given.exists() and path.samefile(given):
+        if os.path.exists(given) and path.samefile(given):
             raise UserError(f"--out {path} is an input: choose another file")
     if not overwrite:
         raise UserError(f"--out {path} exists: choose another file, or add --overwrite")
@@ -129,6 +132,7 @@ def predict_file(given: argparse.Namespace) -> str:
     tasks = [f"{name} (predicted)" if name in OWN else name for name in identity["task_names"]]
     predicted = pd.DataFrame(values.numpy(), index=asked[list(molecules)], columns=tasks)
     reasons = table.pop("reason")
+    reasons[predicted.index[~np.isfinite(predicted).all(axis=1)]] = "the output is not finite"
     table = pd.concat([table, predicted.reindex(table.index), reasons], axis=1)
     try:
         write_text(out, table.to_csv(index=False), given.overwrite)

@@ -15,6 +15,13 @@ from pyg_ea.potentials.closed_form import OUTPUTS, Affine, ClosedForm
 from pyg_ea.potentials.tanh_norm import EPS, TanhNorm
 from pyg_ea.segments import Segments
 
+LINEAR, SKIP, NORM = (nn.Linear,), (nn.Linear, nn.Identity), (nn.LayerNorm,)
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    **dict.fromkeys(("layer1", "layer2", "layer3"), LINEAR),
+    **dict.fromkeys(("skip1", "skip2", "skip3"), SKIP),
+    **dict.fromkeys(("norm1", "norm2"), NORM),
+}
+"""Classes of the modules that the closed form describes."""
 HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -67,7 +74,7 @@ class ResNetPotential(Potential):
         )
         self.norm1 = nn.LayerNorm(2 * hidden_channels)
         self.norm2 = nn.LayerNorm(hidden_channels)
-        self._shapes = _shapes(self._maps())
+        self._shapes = _shapes([_affine(getattr(self, name)) for name in KINDS])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -90,24 +97,14 @@ class ResNetPotential(Potential):
 
     def bind(self, x: Tensor, segments: Segments) -> BoundPotential:
         """Fixes the elements, with the gradient in closed form where it describes the modules."""
-        layers = (self.layer1, self.layer2, self.layer3)
-        skips = (self.skip1, self.skip2, self.skip3)
-        if (
-            type(self).forward is ResNetPotential.forward
-            and _is_unchanged(self)
-            and all(_is_exactly(module, nn.Linear) for module in layers)
-            and all(_is_exactly(module, nn.Linear, nn.Identity) for module in skips)
-            and all(map(_is_norm, (self.norm1, self.norm2)))
-        ):
-            maps = self._maps()
-            if _shapes(maps) == self._shapes:
-                return ClosedForm(x, segments, *maps)
+        if type(self).forward is ResNetPotential.forward and _is_unchanged(self):
+            children = dict(self.named_children())
+            modules = [children.get(name) for name in KINDS]
+            if all(map(_is_exactly, modules, KINDS.values())):
+                maps: list[Any] = [_affine(module) for module in modules]
+                if _shapes(maps) == self._shapes:
+                    return ClosedForm(x, segments, *maps)
         return AutogradPotential(self, x, segments)
-
-    def _maps(self) -> list[Any]:
-        """The affine maps of layers, skips and norms."""
-        linear = (self.layer1, self.layer2, self.layer3, self.skip1, self.skip2, self.skip3)
-        return [_affine(module) for module in (*linear, self.norm1, self.norm2)]
 
     def extra_repr(self) -> str:
         """Sizes, for ``repr``."""
@@ -116,7 +113,7 @@ class ResNetPotential(Potential):
 
 def _tanh_norm(u: Tensor, norm: Any) -> Tensor:
     """In plain operations where they are what ``norm`` computes; see :class:`TanhNorm`."""
-    if not _is_norm(norm):
+    if not _is_exactly(norm, (nn.LayerNorm,)) or norm.bias is None:
         return torch.tanh(norm(u))
     return TanhNorm(u, norm.weight, norm.bias).output.to(u.dtype)
 
@@ -126,13 +123,13 @@ def _is_unchanged(module: nn.Module) -> bool:
     return "forward" not in vars(module) and not any(getattr(module, hooks) for hooks in HOOKS)
 
 
-def _is_exactly(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+def _is_exactly(module: Any, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Whether it computes what one of ``kinds`` does; parametrisations only change weights."""
-    return type_before_parametrizations(module) in kinds and _is_unchanged(module)
-
-
-def _is_norm(module: Any) -> bool:
-    return _is_exactly(module, nn.LayerNorm) and module.eps == EPS and module.bias is not None
+    kind = type(module)
+    if kind not in kinds and (module is None or type_before_parametrizations(module) not in kinds):
+        return False
+    has_other_eps = isinstance(module, nn.LayerNorm) and module.eps != EPS
+    return not has_other_eps and _is_unchanged(module)
 
 
 def _affine(module: Any) -> Affine | None:

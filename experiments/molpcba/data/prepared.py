@@ -18,10 +18,10 @@ import rdkit
 from filelock import FileLock
 from torch import Tensor
 
+import experiments.molpcba.data.embedded as embedded
 from experiments import common
 from experiments.common import UserError
 from experiments.molpcba.config import Config
-from experiments.molpcba.data import embedded
 from experiments.molpcba.data.graphs import MoleculeData, PackedGraphs
 from experiments.molpcba.data.ogb import NEEDED, find_ogb, molecule_sets, prepare_ogb
 from experiments.molpcba.data.splits import random_split, read_split, scaffold_split

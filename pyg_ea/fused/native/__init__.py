@@ -125,8 +125,12 @@ class NativeBackend:
     ) -> tuple[Solution, list[Tensor]]:
         """The solution, and the values saved for backward if ``save``."""
         call = _Call(problem, settings)
-        start = problem.inputs.start.detach()
-        solution = Solution.at_rest(start.clone(memory_format=torch.contiguous_format))
+        start = problem.inputs.start
+        size = len(start)
+        y, velocity = start.new_empty(start.shape), start.new_empty(start.shape)
+        statistics, flags = start.new_empty(4, size), torch.empty(2, size, dtype=torch.bool)
+        steps, occupied = torch.empty(size, dtype=torch.long), torch.ones(size, dtype=torch.bool)
+        solution = Solution._make([y, velocity, *statistics, steps, *flags, occupied])
         saved = [start.new_empty(call.saved_size())] if save else []
         results = (getattr(solution, name) for name in RESULTS)
         call("solve_forward", _Result(*map(_address, results)), saved[0] if save else None)
