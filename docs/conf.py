@@ -59,7 +59,10 @@ nitpicky = True
 # annotations of other libraries, and names that the API page documents one level higher
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|torch_geometric|nn|collections|typing|tuple|list|dict)\b.*"),
-    ("py:.*", r"(Tensor|Aggregation|EdgeIndex|Callable|Sequence|Literal|Any|T|Gradient|Scaling|Affine)"),
+    (
+        "py:.*",
+        r"(Tensor|Aggregation|EdgeIndex|Callable|Sequence|Literal|Any|T|Gradient|Scaling|Affine)",
+    ),
     ("py:.*", r"pyg_ea\.\w+\.\w+.*"),
 ]
 

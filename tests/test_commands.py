@@ -27,7 +27,8 @@ TOY = {
     "experiments.molpcba": TRAIN,
     "experiments.molpcba.summary": "",
     "experiments.molpcba.predict": "",
-    "experiments.studies": "--epochs 1 --batch-size 64 --split random --seeds 1 --jobs 1 --accelerator cpu",
+    "experiments.studies": "--epochs 1 --batch-size 64 --split random --seeds 1 --jobs 1"
+    " --accelerator cpu",
     "experiments.report": "",
     "experiments.median": SETS,
     "experiments.counting": SETS,
