@@ -1,4 +1,4 @@
-"""Command line of the benchmarks."""
+"""Command line of the benchmarks: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -45,40 +45,42 @@ def _parser() -> ArgumentParser:
         nargs="+",
         choices=list(CONTESTANTS),
         default=list(CONTESTANTS),
-        help="who takes part (default: all)",
+        help="layers to compare (default: all)",
     )
     parser.add_argument(
         "--workloads",
         nargs="+",
         choices=list(WORKLOADS),
         default=list(WORKLOADS),
-        help="sizes in the section layer (default: all)",
+        help="sizes for the section layer (default: all)",
     )
     parser.add_argument(
         "--clock",
         choices=list(CLOCKS),
         default="wall",
-        help="wall, or cpu: processor time, for one thread on a machine shared with others",
+        help="wall time, or processor time: for one thread on a machine with other load",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes: whether it works, not how fast it is"
+        "--quick",
+        action="store_true",
+        help="small sizes: shows whether it works, not how fast it is",
     )
     parser.add_argument(
         "--steps",
         type=PositiveInt,
-        help="solver steps in place of the workloads' own (sections layer and peak)",
+        help="solver steps (sections layer and peak; default: those of the workload)",
     )
     parser.add_argument(
-        "--rounds", type=PositiveInt, help="times all is measured, in place of the workloads' own"
+        "--rounds", type=PositiveInt, help="number of measurements (default: that of the workload)"
     )
     parser.add_argument(
-        "--threads", type=PositiveInt, help="threads of torch (default: its own choice)"
+        "--threads", type=PositiveInt, help="threads that torch uses (default: its own choice)"
     )
     parser.add_argument(
         "--out", type=str, help="folder of the records (default: runs/benchmarks/TIME)"
     )
     parser.add_argument(
-        "--show", type=str, help="measure nothing: tables and plots of an earlier run's folder"
+        "--show", type=str, help="print the tables of an earlier run's folder; measures nothing"
     )
     return parser
 
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: Namespace, words: Sequence[str]) -> Path:
-    """Runs the sections chosen; the folder of their records."""
+    """Runs the chosen sections and returns the folder with their records."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     folder = Path(options.out or f"runs/benchmarks/{datetime.now():%Y-%m-%d-%H%M%S}")

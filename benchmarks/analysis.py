@@ -1,4 +1,4 @@
-"""What is read off the measurements: ratios within rounds."""
+"""Ratios within rounds, and their spread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio's median over rounds and its spread."""
+    """Median and range of a ratio over rounds."""
 
     median: float
     low: float
@@ -21,7 +21,7 @@ class Ratio:
 
 
 def select(frame: pd.DataFrame, **where: object) -> pd.DataFrame:
-    """The rows whose columns have the values given."""
+    """Returns the rows whose columns have the given values."""
     for column, value in where.items():
         frame = frame[frame[column] == value]
     return frame
@@ -44,7 +44,7 @@ def ratio(frame: pd.DataFrame, contestant: str, reference: str, **where: object)
 
 
 def smallest(ratios: dict[str, Ratio | None]) -> tuple[str, Ratio] | None:
-    """Name and ratio of the smallest median; None where nothing was measured."""
+    """Returns name and ratio with the smallest median, or None if nothing was measured."""
     known = {name: value for name, value in ratios.items() if value is not None}
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""Contestants: what is compared. A new one is an entry in :data:`CONTESTANTS`."""
+"""Contestants: the layers that are compared. A new one is an entry in :data:`CONTESTANTS`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Contestant:
     """A way to aggregate.
 
     Args:
-        name: as it stands in the records.
+        name: name in the records.
         build: makes the layer from the number of channels and of solver steps.
         compiled: whether the layer goes through ``torch.compile``.
         autocast: dtype of products under autocast; none without it.
@@ -51,7 +51,7 @@ class Contestant:
     autocast: torch.dtype | None = None
 
     def layer(self, channels: int, steps: int) -> nn.Module:
-        """The layer, with the same weights each time."""
+        """Builds the layer, with the same weights each time."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             layer = self.build(channels, steps)
@@ -72,7 +72,7 @@ def _ours(adjoint: Callable[[], Adjoint]) -> Build:
 
 
 def _half_width(adjoint: Callable[[], Adjoint]) -> Build:
-    """A potential of half the width: a quarter of the products of a step."""
+    """EA with half the hidden width: a step has a quarter of the multiply-adds."""
     return lambda channels, steps: EAAggregation(
         channels, channels, channels // 2, steps=steps, adjoint=adjoint()
     )
@@ -88,7 +88,7 @@ def _pyg(channels: int, steps: int) -> nn.Module:
 
 
 class PNA(nn.Module):
-    """Mean, smallest, largest and deviation, scaled by the set's size, and a linear layer.
+    """Mean, min, max and standard deviation, scaled by the size of the set, and a linear layer.
 
     The readout of "Principal Neighbourhood Aggregation" (arXiv 2004.05718), with PyG's classes.
     """
@@ -107,7 +107,7 @@ class PNA(nn.Module):
         return self.linear(self.aggregation(x, index, dim_size=dim_size))
 
 
-LAST = 3  # steps that the truncated adjoint differentiates; one step is the cheapest there is
+LAST = 3  # steps that the truncated adjoint differentiates
 
 CONTESTANTS: dict[str, Contestant] = {
     contestant.name: contestant
@@ -139,12 +139,12 @@ CHEAPER = (
 
 
 def compiler_found() -> bool:
-    """Whether a C++ compiler is there for ``torch.compile``."""
+    """Whether a C++ compiler for ``torch.compile`` is installed."""
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def chosen(names: Iterable[str] | None) -> list[Contestant]:
-    """The contestants called ``names`` (all if none are) that this machine can run."""
+    """Returns the contestants called ``names``, or all, that this machine can run."""
     contestants = [CONTESTANTS[name] for name in names or CONTESTANTS]
     if compiler_found():
         return contestants

@@ -14,7 +14,7 @@ from statistics import median
 
 
 def main() -> None:
-    """Measures; imports stand here because they are part of what is measured."""
+    """Measures; imports are in here because their time counts."""
     started, csv, split, root, number = float(sys.argv[1]), *sys.argv[2:5], int(sys.argv[5])
     marks = [("interpreter", time.time())]
     import torch

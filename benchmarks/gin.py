@@ -1,4 +1,4 @@
-"""A whole model: the GIN of 5 layers on batches of random graphs as small as molecules."""
+"""Whole model: GIN with 5 layers on random graphs of the size of molecules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REACH = 3  # a tree's node hangs on one of the few before it, as in a chain with
 
 
 def molecules(graphs: int) -> Batch:
-    """``graphs`` connected random graphs, 26 nodes and 28 bonds on average, as one batch."""
+    """Returns a batch of connected random graphs with 26 nodes and 28 bonds on average."""
     generator = torch.Generator().manual_seed(SEED)
     sizes = NODES + SPREAD * torch.randn(graphs, generator=generator)
     counts = sizes.round().long().clamp(SMALLEST, LARGEST).tolist()

@@ -1,4 +1,4 @@
-"""Section ``layer``: time of one layer, forward, forward and backward, and in evaluation."""
+"""Section ``layer``: time of a forward pass, of a training step and of an evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECTION = "layer"
 
 
 def measure(plan: Plan, recorder: Recorder) -> None:
-    """Times every contestant on every workload, in turns."""
+    """Times every contestant on every workload; contestants take turns."""
     for workload in plan.workloads:
         contestants = [c for c in plan.contestants if _takes_part(c, workload)]
         size = plan.size(workload)
@@ -23,7 +23,7 @@ def measure(plan: Plan, recorder: Recorder) -> None:
 
 
 def _takes_part(contestant: Contestant, workload: Workload) -> bool:
-    """Half precision has a small workload of its own, where all take part."""
+    """Returns the contestants of a workload; half precision has a small one of its own."""
     return contestant.autocast is None or workload is HALF_PRECISION
 
 

@@ -1,12 +1,14 @@
-"""Batches a second: packed graphs against PyG's `DataLoader` on the same molecules.
+"""Speed of the trainer's loader against PyG's `DataLoader` on the same molecules.
 
-`python -m benchmarks.loader --data embedded` or `--csv FILE`. PyG's loader gets its best case: a
-plain list of `Data` in memory, no worker processes. Both shuffle. The two take turns, so that
-other load on the machine meets both; the medians over `--rounds` are printed and written as CSV.
-`ratio` compares elapsed time, `cpu_ratio` processor time, which other load does not disturb.
-`share` is what the packed loader takes of a training step of OGB's GIN (5 layers, 300 features,
-mean pooling, Adam), the loader included; `small_share` the same for the preset small. Records are
-OUT/loader.csv and OUT/machine.json.
+PyG's loader gets its best case: a plain list of `Data` in memory and no worker processes. Both
+shuffle, and they take turns, so that other load on the machine affects both. Columns of the table:
+
+- `ratio`: elapsed time of PyG's loader over that of the packed one
+- `cpu_ratio`: the same for processor time, which other load does not disturb
+- `share`: the packed loader's part of a training step of OGB's GIN (5 layers of 300)
+- `small_share`: the same for the preset small
+
+Medians over `--rounds` are printed and written to OUT/loader.csv, beside OUT/machine.json.
 """
 
 from __future__ import annotations
@@ -40,14 +42,24 @@ RECORDS = "loader.csv"
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m benchmarks.loader", description=__doc__)
-    parser.add_argument("--data", default="embedded", help="auto, ogb or embedded")
-    parser.add_argument("--csv", type=str | None, default=None, help="a CSV file, as data auto")
-    parser.add_argument("--root", default="dataset", help="folder of the data")
-    parser.add_argument("--batch-sizes", type=list[PositiveInt], default=[32, 256, 1024])
-    parser.add_argument("--graphs", type=PositiveInt, default=20_000, help="molecules at most")
-    parser.add_argument("--batches", type=PositiveInt, default=50, help="batches at most a round")
-    parser.add_argument("--rounds", type=PositiveInt, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/loader"))
+    parser.add_argument("--data", default="embedded", help="data set, as in the trainer")
+    parser.add_argument(
+        "--csv", type=str | None, default=None, help="table of molecules in place of --data"
+    )
+    parser.add_argument("--root", default="dataset", help="folder of prepared data")
+    parser.add_argument(
+        "--batch-sizes", type=list[PositiveInt], default=[32, 256, 1024], help="batch sizes"
+    )
+    parser.add_argument(
+        "--graphs", type=PositiveInt, default=20_000, help="maximum number of molecules"
+    )
+    parser.add_argument(
+        "--batches", type=PositiveInt, default=50, help="maximum number of batches in a round"
+    )
+    parser.add_argument("--rounds", type=PositiveInt, default=5, help="number of measurements")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks/loader"), help="folder of the records"
+    )
     return parser
 
 
@@ -59,7 +71,7 @@ class Rate(NamedTuple):
 
 
 def rate(loader: Iterable, number: int) -> Rate:
-    """Over the first `number` batches of one pass (fewer when the pass is shorter)."""
+    """Returns the rate over the first `number` batches of a pass, or over all if it has fewer."""
     start, cpu, count = time.perf_counter(), time.process_time(), 0
     for _ in islice(loader, number):
         count += 1
@@ -68,7 +80,7 @@ def rate(loader: Iterable, number: int) -> Rate:
 
 
 def singles(graphs: PackedGraphs, index: Tensor) -> list[Data]:
-    """The graphs `index` as PyG's loader takes them."""
+    """Returns the graphs `index` as a list of `Data`."""
     batches = [graphs.batch(one) for one in index.split(1)]
     return [Data(b.x, b.edge_index, b.edge_attr, b.y) for b in batches]
 
@@ -112,7 +124,7 @@ class Step:
 def measure(
     data: MoleculeData, batch_sizes: Sequence[int], graphs: int, batches: int, rounds: int
 ) -> pd.DataFrame:
-    """One row a batch size: median rate of each loader, and how many times faster packed is."""
+    """Returns a row for each batch size: the median rates of both loaders and their ratio."""
     index = torch.randperm(len(data.graphs), generator=torch.Generator().manual_seed(0))[:graphs]
     pyg_graphs = singles(data.graphs, index)
     rows = []
@@ -152,7 +164,7 @@ def measure(
 
 
 def aims(table: pd.DataFrame) -> str:
-    """The aims of the loader, compared with the table."""
+    """Returns a line for each aim of the loader: whether it is met."""
     lines = []
     for row in table.itertuples():
         if row.batch_size == 256:
@@ -168,7 +180,7 @@ def _aim(claim: str, value: float, sign: str, bound: float) -> str:
 
 
 def report(folder: Path) -> str:
-    """The table of the records in ``folder``, a column a batch size, and the aims."""
+    """Returns the table of a record, with a column for each batch size, and the aims."""
     table = pd.read_csv(folder / RECORDS)
     columns = table.set_index("batch_size").drop(columns=["data", "graphs"]).T
     head = f"{table['data'][0]}, {table['graphs'][0]:,} molecules"
@@ -177,7 +189,7 @@ def report(folder: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the table and write it to `--out`."""
+    """Measures, prints the table and writes the records to `--out`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
     try:

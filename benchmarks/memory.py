@@ -1,4 +1,4 @@
-"""Peak of the memory that tensors hold."""
+"""Peak memory of tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def most_allocated(function: Callable[[], object]) -> int:
-    """Bytes that tensors made by ``function`` hold at most at a time.
+    """Returns the peak memory of the tensors that ``function`` makes, in bytes.
 
     Exact and independent of what the process did before: torch's profiler sees every allocation
     and release. What libraries allocate past torch does not count.

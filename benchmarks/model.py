@@ -1,4 +1,4 @@
-"""Section ``model``: a training step of the whole GIN with sum and with EA as its readout (E.2)."""
+"""Section ``model``: training step of a GIN with the sum readout and with EA (E.2)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ModelTimer:
         self.step()
 
     def __call__(self) -> Times:
-        """``step``: the seconds of one."""
+        """Returns the time of a training step in seconds, as ``step``."""
         gc.collect()
         started = self.clock()
         self.step()

@@ -1,10 +1,9 @@
-"""OGB's reference training loop, written plainly, against ``python -m experiments.molpcba``.
+"""OGB's reference training loop against ``python -m experiments.molpcba``.
 
-The loop is that of OGB's ``main_pyg.py``: PyG's ``DataLoader`` over single ``Data`` objects, Adam
-at a constant rate, cross entropy over the known labels of a batch, valid and test scored after
-every epoch, the test score reported at the best-valid epoch. Network, data, split, batch size and
-seeds are those of the trainer, which takes turns with it, seed by seed, first with the same
-readout, then, for the first three seeds, with EA (15 steps):
+The loop follows OGB's ``main_pyg.py``: PyG's ``DataLoader``, Adam at a constant rate, cross entropy
+over the known labels of a batch, scores after every epoch, and the test score at the best valid
+epoch. Network, data, split, batch size and seeds are those of the trainer. The two take turns, seed
+by seed, with the same readout; the trainer also trains EA (15 steps) with the first three seeds:
 
     python -m benchmarks.ogb_loop --data embedded --epochs 10 --seeds 3 --out runs/ogb_loop
 
@@ -44,7 +43,7 @@ from experiments.report import difference_text
 
 RECORDS = "records.csv"
 EA_SEEDS = 3
-"""Enough for the ratio of times, and EA takes its time."""
+"""Number of seeds for EA: enough for a ratio of times."""
 
 Row = dict[str, float]
 """``valid`` and ``test`` score at the best-valid epoch, and ``seconds`` an epoch."""
@@ -112,7 +111,7 @@ def run_trainer(config: Config) -> Row:
 
 
 def compare(config: Config, folder: Path) -> None:
-    """A row for each run, written to ``folder`` as they come."""
+    """Trains every run and writes a row for each to ``folder`` as soon as it is finished."""
     data = load(config)
     rows = []
     for seed in range(config.seed, config.seed + config.seeds):
@@ -156,12 +155,12 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(folder: Path) -> str:
-    """The table of the records in ``folder``."""
+    """Returns the table of a record."""
     return table(pd.read_csv(folder / RECORDS)).to_string(index=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Runs the command line and returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("runs/ogb_loop"))

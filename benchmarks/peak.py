@@ -1,4 +1,4 @@
-"""Section ``peak``: the most memory that tensors hold during a step."""
+"""Section ``peak``: peak memory of a training step and of an evaluation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def measure(plan: Plan, recorder: Recorder) -> None:
 
 
 def peak(contestant: Contestant, workload: Workload, training: bool) -> int:
-    """Bytes allocated at most at a time by a training step or an evaluation.
+    """Returns the peak memory of a training step or an evaluation, in bytes.
 
     Layer and input, which are there before, do not count; the gradients do.
     """

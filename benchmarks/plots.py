@@ -1,4 +1,4 @@
-"""Pictures of a run, made from its measurements alone."""
+"""Pictures of a run, from its measurements alone."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from benchmarks.analysis import select
 
 matplotlib.use("agg")  # files only; no display is needed
 
-WIDTH = 4.2  # inches of one panel
+STYLE = Path(__file__).parents[1] / "experiments" / "pictures.mplstyle"
+WIDTH = 3.2  # inches of one panel
 
 
 def draw(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """One PNG for each section that was measured; returns their paths."""
+    """Draws a PNG for each section that was measured and returns their paths."""
     paths = []
     for section, picture in PICTURES.items():
         rows = select(frame, section=section)
         if not rows.empty:
             path = folder / f"{section}.png"
-            picture(rows).savefig(path, dpi=150)
+            with matplotlib.rc_context(fname=STYLE):
+                picture(rows).savefig(path)
             paths.append(path)
     return paths
 
 
-def _panels(count: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    columns = min(count, 4)
+def _panels(count: int, height: float = 2.8) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 2)
     lines = -(-count // columns)
     figure = Figure(figsize=(WIDTH * columns, height * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
@@ -40,7 +42,7 @@ def _panels(count: int, height: float = 3.4) -> tuple[Figure, list[Axes]]:
 
 
 def _bars(axis: Axes, grouped: pd.core.groupby.SeriesGroupBy) -> None:
-    """Horizontal bars of medians, with the range as whiskers, first entry on top."""
+    """Draws horizontal bars of medians with the range as whiskers, first entry on top."""
     medians = grouped.median()
     errors = [medians - grouped.min(), grouped.max() - medians]
     axis.barh([str(name) for name in medians.index], medians, xerr=errors, height=0.7)

@@ -1,4 +1,4 @@
-"""Counting the floating-point operations of matrix products."""
+"""Counter of the floating-point operations of matrix products."""
 
 from __future__ import annotations
 

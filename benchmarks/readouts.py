@@ -1,9 +1,8 @@
-"""Processor time of a training step with every readout of a study, at its sizes.
+"""Processor time of a training step with every readout of a study.
 
-`OMP_NUM_THREADS=1 python -m benchmarks.readouts`. The networks are those of the study's rows, on
-one batch of molecules, with Adam and EA's auxiliary loss. Rows take turns, and the time is that of
-the process, which other work on the machine does not count in. Records are OUT/steps.csv and
-OUT/machine.json.
+The networks are those of the study's rows, on one batch of molecules, with Adam and EA's auxiliary
+loss. Rows take turns. Processor time leaves out other work on the machine; use one thread,
+`OMP_NUM_THREADS=1`. Records are OUT/steps.csv and OUT/machine.json.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ RECORDS = "steps.csv"
 
 
 class Step:
-    """A training step of a row's network on one batch again and again."""
+    """Training step of a row's network, repeated on one batch."""
 
     def __init__(self, config: Config, data: MoleculeData, batch: Batch) -> None:
         sizes = batch.ptr.diff()
@@ -58,7 +57,7 @@ class Step:
 
 
 def measure(data: MoleculeData, study: str, rounds: int) -> pd.DataFrame:
-    """One row a step: readout, parameters of its network, round, seconds."""
+    """Returns a row for each step: readout, parameters of its network, round, seconds."""
     configs = Study.read(study).configurations([], data.name, len(data.task_names))
     index = torch.randperm(len(data.graphs), generator=torch.Generator().manual_seed(0))
     size = next(iter(configs.values())).batch_size
@@ -72,7 +71,7 @@ def measure(data: MoleculeData, study: str, rounds: int) -> pd.DataFrame:
 
 
 def summary(folder: Path) -> pd.DataFrame:
-    """A row a readout: median milliseconds, and median and range of the ratio to the mean."""
+    """Returns a row for each readout: median time, and its ratio to the mean with its range."""
     table = pd.read_csv(folder / RECORDS)
     times = table.pivot(index="round", columns="row", values="seconds")[table["row"].unique()]
     ratios = times.div(times["mean"], axis=0)
@@ -88,7 +87,7 @@ def summary(folder: Path) -> pd.DataFrame:
 
 
 def report(folder: Path) -> str:
-    """The table of the records in ``folder``."""
+    """Returns the table of a record."""
     shown = summary(folder)
     shown.index.name = None
     title = "processor time of a training step; ratio to the mean readout within rounds, its range"
@@ -99,10 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints the table and writes the records to `--out`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = ArgumentParser(prog="python -m benchmarks.readouts", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("dataset"), help="folder of the data")
-    parser.add_argument("--study", default="readout", help="one that has the row mean")
-    parser.add_argument("--rounds", type=PositiveInt, default=15)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/readouts"))
+    parser.add_argument(
+        "--root", type=Path, default=Path("dataset"), help="folder of prepared data"
+    )
+    parser.add_argument(
+        "--study", default="readout", help="study whose rows are timed; it must have the row mean"
+    )
+    parser.add_argument("--rounds", type=PositiveInt, default=15, help="number of measurements")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks/readouts"), help="folder of the records"
+    )
     options = parser.parse_args(words)
     options.out.mkdir(parents=True, exist_ok=True)
     write_machine(options.out, "benchmarks.readouts", words)

@@ -1,4 +1,4 @@
-"""Records: one row for each measurement, and the machine it was made on."""
+"""Records: a row for each measurement, and the machine that made it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 MEASUREMENTS = "measurements.csv"
 MACHINE = "machine.json"
 PLACES = ("--out", "--root")
-"""Flags that say where things lie on one machine."""
+"""Flags whose values are paths of the machine."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number.
+    """Measurement: one number and what it belongs to.
 
     Args:
         section: part of the benchmark.
@@ -56,18 +56,18 @@ class Measurement:
 
 
 class Recorder:
-    """Collects measurements and keeps the file on disk up to date, never half-written."""
+    """Collects measurements and writes them to disk atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.measurements: list[Measurement] = []
 
     def add(self, measurement: Measurement) -> None:
-        """Takes one measurement."""
+        """Adds a measurement."""
         self.measurements.append(measurement)
 
     def write(self) -> Path:
-        """Writes all measurements so far; returns the file."""
+        """Writes all measurements so far and returns the file."""
         path = self.folder / MEASUREMENTS
         partial = path.with_suffix(".partial")
         with open(partial, "w", newline="") as file:
@@ -79,7 +79,7 @@ class Recorder:
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The measurements of an earlier run.
+    """Returns the measurements of an earlier run.
 
     Raises:
         FileNotFoundError: when ``folder`` holds none.
@@ -115,7 +115,7 @@ def machine(program: str, words: Sequence[str]) -> dict[str, object]:
 
 
 def write_machine(folder: Path, program: str, words: Sequence[str]) -> dict[str, object]:
-    """Writes :func:`machine` beside the measurements; returns it."""
+    """Writes :func:`machine` beside the measurements and returns it."""
     record = machine(program, words)
     (folder / MACHINE).write_text(json.dumps(record, indent=2) + "\n")
     return record
@@ -136,7 +136,7 @@ def _without_places(words: Sequence[str]) -> list[str]:
 
 
 def _cpu() -> dict[str, str]:
-    """Fields of the first processor; empty where the system does not list them."""
+    """Returns the fields of the first processor, empty where the system does not list them."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return {}
@@ -146,7 +146,7 @@ def _cpu() -> dict[str, str]:
 
 
 def _revision() -> str:
-    """The git revision, marked where files differ from it; ``unknown`` outside a repository."""
+    """Returns the git revision, marked if files differ; ``unknown`` outside a repository."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         found = subprocess.run(

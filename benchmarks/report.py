@@ -1,4 +1,4 @@
-"""Tables of a run for the terminal, made from its measurements alone."""
+"""Tables of a run for the terminal, from its measurements alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.targets import targets
 
 
 def report(frame: pd.DataFrame) -> str:
-    """All tables for which there are measurements."""
+    """Returns all tables that have measurements."""
     parts = [
         *_layer(frame),
         *_peak(frame),

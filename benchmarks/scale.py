@@ -1,12 +1,14 @@
-"""A table of the size of ogbg-molpcba, prepared and trained on as it would be.
+"""Preparation and training time for a table as large as ogbg-molpcba.
 
-`python -m benchmarks.scale --csv FILE --split FOLDER`, with the row numbers of the split in FOLDER
-(see `--split` of the trainer). Measured are the time of the trainer's own preparation, the room
-that it takes on disk and its peak memory (resident memory of the process and all its workers, added
-up every 0.2 s; pages that they share count in each); then, in a fresh process, the time from its
-start to the first batch of the train part; and, from some steps over its first batches, what an
-epoch of OGB's GIN (reference preset) takes with sum, EA-5 and EA-15, the loader included. Written
-to OUT/scale.json and OUT/machine.json; the data stays under --root.
+Measures in this order:
+
+1. preparation of the table by the trainer: time, disk space and peak memory (resident memory of the
+   process and its workers, summed every 0.2 s; shared pages count in each)
+2. a fresh process: time from its start to the first training batch
+3. training steps of OGB's GIN (preset reference) with sum, EA-5 and EA-15, loader included, from
+   which the time of an epoch is extrapolated
+
+Records are OUT/scale.json and OUT/machine.json; the prepared data stays in --root.
 """
 
 from __future__ import annotations
@@ -39,10 +41,16 @@ GIB = 2**30
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--csv", type=Path, required=True, help="table of molecules")
-    parser.add_argument("--split", default="random", help="as the trainer's")
+    parser.add_argument(
+        "--split", default="random", help="split, as in the trainer; a folder holds row numbers"
+    )
     parser.add_argument("--steps", type=PositiveInt, default=200, help="training steps to time")
-    parser.add_argument("--root", type=Path, default=Path("dataset"), help="folder of the data")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scale"))
+    parser.add_argument(
+        "--root", type=Path, default=Path("dataset"), help="folder of prepared data"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks/scale"), help="folder of the records"
+    )
     return parser
 
 
@@ -60,7 +68,7 @@ class PeakMemory:
         self._thread.start()
 
     def stop(self) -> float:
-        """Ends the measurement; the peak."""
+        """Ends the measurement and returns the peak."""
         self._ended.set()
         self._thread.join()
         return self.value
@@ -71,7 +79,7 @@ class PeakMemory:
 
 
 def resident(pid: int) -> int:
-    """Bytes of resident memory of a process and its descendants, added up."""
+    """Returns the resident memory of a process and its descendants, in bytes."""
     total = 0
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
@@ -111,7 +119,7 @@ def measure(path: Path, split: str, root: Path, steps: int) -> dict[str, float]:
 
 
 def report(folder: Path) -> str:
-    """The record in ``folder``, a line for each figure, held against the aims."""
+    """Returns a line for each figure of a record, with its aim."""
     lines = []
     for name, value in json.loads((folder / RECORD).read_text())["measured"].items():
         aim = AIMS.get(name)
@@ -122,7 +130,7 @@ def report(folder: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, prints and writes the record."""
+    """Measures, prints the figures and writes the record."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
     try:

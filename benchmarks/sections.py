@@ -1,4 +1,4 @@
-"""What every section of the benchmark shares: its plan, and the row of one layer measurement."""
+"""Plan of a benchmark, and the record of a measurement."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Plan:
     rounds: int | None = None
 
     def size(self, workload: Workload) -> Workload:
-        """``workload`` at the size planned."""
+        """Returns ``workload`` at the planned size."""
         planned = workload.small() if self.quick else workload
         return replace(
             planned, steps=self.steps or planned.steps, rounds=self.rounds or planned.rounds
@@ -50,7 +50,7 @@ def row(
     case: str | None = None,
     detail: str = "",
 ) -> Measurement:
-    """A measurement at the size of ``workload``, which also names the case unless given."""
+    """Returns a measurement at the size of ``workload``, whose name is the default case."""
     return Measurement(
         section=section,
         case=case or workload.name,

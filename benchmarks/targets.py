@@ -1,4 +1,4 @@
-"""What the library aims at in cost, held against the measurements."""
+"""Aims for time and memory, compared with the measurements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.peak import FLAT
 
 
 def targets(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each aim whose measurements are there: claim, mode, measured, bound, met."""
+    """Returns a row for each aim that was measured: claim, mode, measured, bound, met."""
     rows = [*_time(frame), *_memory(frame), *_models(frame)]
     columns = ["claim", "mode", "measured", "at most", "met"]
     return pd.DataFrame(rows, columns=columns)
@@ -35,14 +35,14 @@ def _best(
     most: float,
     **where: object,
 ) -> Iterator[Row]:
-    """The cheapest of ``names`` against ``reference``, if both were measured."""
+    """Compares the cheapest of ``names`` with ``reference``, if both were measured."""
     found = smallest({name: ratio(frame, name, reference, **where) for name in names})
     if found is not None:
         yield _row(claim, found[0], found[1], most)
 
 
 def _size(frame: pd.DataFrame, case: str) -> str:
-    """A workload at the size it was measured, which ``--quick`` and ``--steps`` change."""
+    """Returns a workload at the size that was measured; ``--quick`` and ``--steps`` change it."""
     rows = select(frame, section="layer", case=case)
     if rows.empty:
         return case

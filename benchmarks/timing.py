@@ -1,4 +1,4 @@
-"""Timing: contestants take turns, so that whatever else the machine does hits all alike."""
+"""Timing of contestants in turns, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOCKS: dict[str, Clock] = {"wall": perf_counter, "cpu": process_time}
 def interleaved(
     turns: Mapping[str, Callable[[], Times]], rounds: int, label: str
 ) -> Iterator[tuple[str, int, Times]]:
-    """Calls every turn once in each round; yields name, round and what the turn returned."""
+    """Calls every turn once in each round and yields name, round and result."""
     gc.collect()
     gc.freeze()  # what is there already need not be looked through before every turn
     try:
@@ -64,7 +64,7 @@ class LayerTimer:
         self.first = clock() - started
 
     def __call__(self) -> Times:
-        """``forward`` and ``step`` (forward and backward) in training, and ``eval``."""
+        """Returns the times of ``forward``, ``step`` (forward and backward) and ``eval``."""
         times = _median_of_calls(self._training_step, self.x, self.index, self.segments)
         gc.collect()
         return times | _median_of_calls(self._evaluation, self.x, self.index, self.segments)
@@ -87,7 +87,7 @@ class LayerTimer:
 
 
 def _median_of_calls(function: Callable[..., Times], *args: object) -> Times:
-    """Each quantity's median over the calls that fit into ``TURN`` seconds, at least one."""
+    """Returns the median of each quantity over the calls that fit into ``TURN`` seconds."""
     calls: list[Times] = []
     ends = perf_counter() + TURN
     while not calls or perf_counter() < ends:

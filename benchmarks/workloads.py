@@ -1,4 +1,4 @@
-"""Workloads: the sizes at which layers are compared."""
+"""Workloads: sizes at which layers are compared."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Workload:
     grouped: bool = True
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """Standard normal elements ``[N, Dx]`` that want a gradient, and their ``index [N]``."""
+        """Returns normal elements ``[N, Dx]`` that require a gradient, and ``index [N]``."""
         generator = torch.Generator().manual_seed(SEED)
         x = torch.randn(self.elements, self.channels, generator=generator).requires_grad_()
         if self.grouped:
@@ -41,7 +41,7 @@ class Workload:
         return x, torch.randint(self.segments, (self.elements,), generator=generator)
 
     def small(self) -> Workload:
-        """A sixteenth of the sets and three steps: whether it works, not how fast it is."""
+        """Returns a workload with a sixteenth of the sets and three steps, to see that it works."""
         return replace(
             self,
             elements=max(self.elements // 16, 26),
@@ -52,7 +52,7 @@ class Workload:
         )
 
     def warm_up(self) -> Workload:
-        """A batch of the same width that costs next to nothing."""
+        """Returns a batch of the same width that costs next to nothing."""
         return replace(self, elements=52, segments=min(self.segments, 2), steps=2)
 
 

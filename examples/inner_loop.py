@@ -113,7 +113,7 @@ for name, (lr, _) in SETTINGS.items():
     layer = make(lr, 1)
     sizes = []
     for layer.steps in range(1, 61):
-        sizes.append(float(layer.diagnose(x).gradient_max))
+        sizes.append(float(layer.diagnose(x).solution.gradient_max))
     axes.semilogy(range(1, 61), sizes, label=f"{name}: step size {lr}")
 axes.axhline(1e-3, color="0.5", linestyle=":", label="gtol")
 axes.set(xlabel="step", ylabel="largest gradient entry", ylim=(1e-4, 1e4))

@@ -143,7 +143,8 @@ assert torch.allclose(gradients[0], gradients[1], atol=1e-2)
 #
 # The gradient of such a potential comes from autograd at every step. Training differentiates it
 # twice, so it must not change y in place. A potential with a gradient in closed form can subclass
-# ``pyg_ea.potentials.Potential`` and override ``bind``; see :class:`pyg_ea.potentials.BoundPotential`.
+# ``pyg_ea.potentials.Potential`` and override ``bind``; see
+# :class:`pyg_ea.potentials.BoundPotential`.
 #
 # The step size must suit the curvature of the energy. If ``layer.diagnose(x, index)`` says
 # ``diverged``, lower ``NesterovSolver(lr=...)``.

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch_geometric.nn import GINConv, SAGEConv, to_hetero
 from torch_geometric.nn.aggr import MultiAggregation
 
-from pyg_ea import EAAggregation, EAGlobalPool, NormedMultiAggregation, auxiliary_loss
+from pyg_ea import (
+    EAAggregation,
+    EAGlobalPool,
+    NormedMultiAggregation,
+    auxiliary_loss,
+    collect_solutions,
+)
 
 torch.manual_seed(0)
 
@@ -67,8 +73,8 @@ print(conv.aggr_module.diagnose(x[edge_index[0]], edge_index[1], dim_size=2000))
 # Heterogeneous graphs
 # --------------------
 #
-# ``to_hetero`` copies the layer for each type of edge. ``auxiliary_loss`` of the model finds all
-# copies. The readout is called on the nodes of one type.
+# ``to_hetero`` copies the layer for each type of edge. ``collect_solutions`` gathers the solutions
+# of all copies. The readout is called on the nodes of one type.
 
 
 class Encoder(nn.Module):
@@ -93,10 +99,11 @@ edges = {
     relations[1]: torch.randint(0, 60, (2, 200)),
     relations[2]: torch.stack([torch.randint(0, 60, (150,)), torch.randint(0, 20, (150,))]),
 }
-out = encoder(nodes, edges)
 pool = EAGlobalPool(16, 48)
-vectors = pool(out["paper"], torch.arange(60) // 20)  # papers of three venues
-loss = vectors.square().mean() + 0.01 * auxiliary_loss(encoder) + 0.01 * auxiliary_loss(pool)
+with collect_solutions() as solutions:
+    out = encoder(nodes, edges)
+    vectors = pool(out["paper"], torch.arange(60) // 20)  # papers of three venues
+loss = vectors.square().mean() + 0.01 * auxiliary_loss(solutions)
 loss.backward()
 print(vectors.shape, f"loss {loss.item():.3f}")
 

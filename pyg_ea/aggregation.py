@@ -66,7 +66,8 @@ class EAAggregation(Aggregation):
             :class:`L2Prior`.
         solver: default :class:`NesterovSolver`.
         adjoint: how backward goes through the solver. Default: :class:`Unrolled`.
-        scaling: the factor in front, a function of counts ``[S]``. Default :func:`log_scaling`.
+        scaling: the factor in front, a function of counts ``[S]``. Default:
+            :func:`~pyg_ea.energy.log_scaling`.
         validate: whether the values of inputs are checked (NaN, range of ``index``) and divergence
             is reported. Default None: on a CPU only. On a GPU each check makes the host wait; there
             an index out of range ends in a device assertion of torch.

@@ -15,7 +15,7 @@ class DivergenceWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Result of :meth:`EAAggregation.diagnose`, segment by segment."""
+    """Result of :meth:`pyg_ea.EAAggregation.diagnose`, segment by segment."""
 
     count: Tensor
     """``[S]``, number of elements."""

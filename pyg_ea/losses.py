@@ -17,8 +17,8 @@ def auxiliary_loss(
 ) -> Tensor:
     r"""How far the inner loops stopped from a minimum.
 
-    For each :class:`Solution`, with :math:`g_t` the gradient of step :math:`t` and the mean taken
-    over non-empty segments,
+    For each :class:`~pyg_ea.solver.Solution`, with :math:`g_t` the gradient of step :math:`t` and
+    the mean taken over non-empty segments,
 
     .. math::
         L_{\mathrm{final}} = \mathrm{mean}_s \, \tfrac{1}{D} \|g_{T,s}\|^2, \qquad

@@ -4,13 +4,18 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
+import torch
+from matplotlib.figure import Figure
 
 pytest.importorskip("rdkit")  # not ogb, whose import asks the network for a newer version
 
-from docs.pictures import figures, svg
+from docs.common import STYLE, folders
+from docs.idea import elements, path, trained
+from docs.pictures import add_names, figures, svg
 from docs.records import full_tables
-from docs.tables import folders, pages
+from docs.tables import pages
 from experiments.molpcba.summary import summarise
 from experiments.records import Records
 from experiments.studies.molpcba import SHARED, Study
@@ -24,7 +29,7 @@ REMAKE = "make it again with python -m docs.records"
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: f"{p.parent.parent.name}-{p.parent.name}")
 def test_a_full_table_is_made_of_its_records_and_shown(path):
     assert path.read_text() == TABLES[path](), REMAKE
-    assert f" ../{path.relative_to(ROOT)}\n" in (ROOT / "docs" / "records.md").read_text()
+    assert str(path.relative_to(ROOT)) in (ROOT / "docs" / "records.md").read_text()
 
 
 @pytest.mark.parametrize("folder", folders("molpcba/*"), ids=lambda p: p.name)
@@ -46,6 +51,38 @@ def test_a_picture_is_made_of_the_records(path):
     if drawn_by[0][0] != drawn_by[1][0]:
         pytest.skip(f"drawn by {drawn_by[1][0]}, here is {drawn_by[0][0]}")
     assert made == kept, REMAKE
+
+
+def test_names_of_points_overlap_neither_each_other_nor_the_edge():
+    """Points as close together as on the pages."""
+    points = {f"name of point {i}": (1 + 0.03 * i, 0.9 + 0.004 * (i % 3)) for i in range(9)}
+    with mpl.rc_context(fname=str(STYLE)):
+        axes = Figure(figsize=(6.4, 4.6)).subplots()
+        axes.plot(*zip(*points.values(), strict=True), "o")
+        axes.set(xlim=(0.8, 2), ylim=(0.8, 1))
+        boxes = [text.get_window_extent() for text in add_names(axes, points)]
+    inside = axes.get_window_extent()
+    for i, box in enumerate(boxes):
+        assert inside.x0 <= box.x0 < box.x1 <= inside.x1
+        assert inside.y0 <= box.y0 < box.y1 <= inside.y1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_text_of_pictures_is_of_nine_points_or_more():
+    with mpl.rc_context(fname=str(STYLE)):
+        sizes = [v for k, v in mpl.rcParams.items() if k.endswith(("font.size", "labelsize"))]
+        assert min(size for size in sizes if isinstance(size, float)) >= 9
+        for draw in FIGURES.values():
+            assert draw().get_figwidth() <= 7.2  # wider is scaled down on a page
+
+
+def test_the_picture_of_the_idea_shows_what_the_library_does():
+    x, layer = elements(), trained(steps=60)
+    ys = path(layer, x)
+    assert torch.equal(ys[0], torch.zeros(2))
+    assert len(ys) == layer.steps + 1
+    crowd = x[:10].mean(dim=0)
+    assert (ys[-1] - crowd).norm() < (x.mean(dim=0) - crowd).norm()  # less moved by outliers
 
 
 def test_the_readme_has_the_short_table():

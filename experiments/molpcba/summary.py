@@ -10,12 +10,13 @@ from pathlib import Path
 
 from experiments.common import UserError, command, owned
 from experiments.metrics import LOWER_IS_BETTER
+from experiments.molpcba.config import DROPPED
 from experiments.molpcba.folder import FREE, RunFolder
 from experiments.molpcba.results import outcome
 from experiments.records import Records, Run, check_equal
 from experiments.report import report
 
-NO_SETTING = FREE | {"seed", "preset"}
+NO_SETTING = FREE | DROPPED | {"seed", "preset"}
 """What runs of a row may differ in."""
 
 

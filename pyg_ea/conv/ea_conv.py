@@ -33,9 +33,9 @@ class EAConv(MessagePassing):
     with transformed nodes :math:`\tilde x`, encoded edge features :math:`e_{ij}` and weights
     :math:`w_{ij}` of the ``form``:
 
-    - ``"gin"``: :class:`GINForm`,
+    - ``"gin"``: :class:`~pyg_ea.conv.GINForm`,
       :math:`\mathrm{MLP}((1 + \epsilon) x_i + \mathrm{aggr}_j(m_{ij}))`;
-    - ``"gcn"``: :class:`GCNForm`, messages weighted by degree, and a root term;
+    - ``"gcn"``: :class:`~pyg_ea.conv.GCNForm`, messages weighted by degree, and a root term;
     - any module with the methods of :class:`.Form`.
 
     The aggregation is :class:`SumEAAggregation`, nearly the sum at the start. The paper has EA in

@@ -39,10 +39,10 @@ class ResNetPotential(Potential):
     start as a normal of standard deviation :math:`1/\sqrt{\text{fan-in}}` truncated at two of them,
     biases at zero.
 
-    The gradient in y has a closed form, :class:`ClosedForm`, which avoids autograd inside the
+    The gradient in y has a closed form, ``ClosedForm``, which avoids autograd inside the
     solver's loop. It is used while the layers are exactly ``nn.Linear``, ``nn.LayerNorm`` and
     ``nn.Identity``, parametrised or not. If you replace one (adapters, quantised layers) or hook
-    into it (pruning, ``weight_norm``), :meth:`forward` is differentiated by autograd instead,
+    into it (pruning, ``weight_norm``), ``forward`` is differentiated by autograd instead,
     which is slower.
 
     Args:

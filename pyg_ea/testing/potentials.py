@@ -28,7 +28,8 @@ def check_potential(potential: Function, x_channels: int, y_channels: int) -> No
       is trained, agree with finite differences.
 
     Args:
-        potential: a :class:`~pyg_ea.Potential`, another module or a function; it is copied.
+        potential: a :class:`~pyg_ea.potentials.Potential`, another module or a function; it is
+            copied.
         x_channels: number of channels :math:`D_x` of an element.
         y_channels: number of channels :math:`D_y` of y.
 
