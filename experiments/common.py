@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
@@ -12,7 +11,8 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -31,17 +31,12 @@ class UserError(Exception):
     """
 
 
+@dataclass(eq=False)
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
-    """A run was asked to stop by a signal.
+    """A run was asked to stop by the signal ``name``; ``way_on`` says how to continue."""
 
-    Args:
-        name: the signal's name.
-        way_on: what the user can do to continue.
-    """
-
-    def __init__(self, name: str = "SIGINT", way_on: str = "the same command continues") -> None:
-        super().__init__(name, way_on)
-        self.name, self.way_on = name, way_on
+    name: str = "SIGINT"
+    way_on: str = "the same command continues"
 
 
 def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., int]:
@@ -113,18 +108,15 @@ def owned(folder: Path, other: str) -> Iterator[None]:
         UserError: when another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout as error:
         raise UserError(
             f"another process is at work in {folder}: wait until it has ended, or choose another "
             f"folder with {other}"
         ) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -169,25 +161,18 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not look at checksums
-            damaged = archive.testzip()
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"in its part {damaged}")
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
         raise UserError(f"{path} is damaged ({error})") from error
-    if damaged is not None:
-        raise UserError(f"{path} is damaged (in its part {damaged})")
-    try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, ValueError) as error:
-        raise UserError(f"{path} is not a file of this program") from error
+    except (RuntimeError, pickle.UnpicklingError, ValueError):
+        content = None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a file of this program")
     return content
-
-
-def sha256(text: str) -> str:
-    """Hash of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def revision() -> str:
@@ -204,13 +189,9 @@ def revision() -> str:
 
 def versions() -> dict[str, str | None]:
     """Versions of the packages that results depend on."""
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    return {
+        name: next((own.version for own in distributions(name=name)), None) for name in PACKAGES
+    }
 
 
 def duration(seconds: float) -> str:

@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import joblib
 import rdkit
 from filelock import FileLock
+from lightning_utilities import apply_to_collection
 from torch import Tensor
 
 import experiments.molpcba.data.embedded as embedded
@@ -97,7 +99,7 @@ def _prepared(source: Source, root: Path) -> dict[str, Any]:
     The file appears whole or not at all, under a lock that the system drops with the process: of
     several processes one works while the others wait.
     """
-    key = common.sha256(f"{VERSION} {rdkit.__version__} {source.key}")
+    key = joblib.hash([VERSION, rdkit.__version__, source.key])
     path = root / f"{re.sub('[^A-Za-z0-9]', '_', source.name)[:40]}-{key[:12]}.pt"
     if (content := _read(path, key, quiet=True)) is not None:
         return content
@@ -135,15 +137,8 @@ def _read(path: Path, key: str, quiet: bool = False) -> dict[str, Any] | None:
 
 
 def _digest(content: object) -> str:
-    """A hash of tensors and plain values in dictionaries, in any order of the keys."""
-    if isinstance(content, dict):
-        parts = [f"{key!r} {_digest(content[key])}" for key in sorted(content, key=repr)]
-        return common.sha256(" ".join(parts))
-    if isinstance(content, Tensor):
-        digest = hashlib.sha256(f"{content.dtype} {tuple(content.shape)}".encode())
-        digest.update(content.contiguous().numpy().data)
-        return digest.hexdigest()
-    return common.sha256(repr(content))
+    """A hash of tensors and plain values in dictionaries."""
+    return joblib.hash(apply_to_collection(content, Tensor, Tensor.numpy))
 
 
 def _split(name: str, content: dict[str, Any], config: Config) -> tuple[dict[str, Tensor], str]:
