@@ -9,8 +9,7 @@ validation, 4 for the test.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -36,12 +35,9 @@ TESTS: dict[str, dict[str, Any]] = {
 class Images(NamedTuple):
     """Images ordered by class."""
 
-    pixels: Tensor
-    """``[N, 64]``, values in [0, 1]."""
-    first: Tensor
-    """``[10]``, the place of each class's first image."""
-    number: Tensor
-    """``[10]``, the number of images of each class."""
+    pixels: Tensor  # [N, 64], values in [0, 1]
+    first: Tensor  # [10], the place of each class's first image
+    number: Tensor  # [10], the number of images of each class
 
 
 @cache
@@ -71,35 +67,26 @@ def sample_sets(
         outliers: number of outliers added to a set, as a share of its images, rounded up. An
             outlier is an image with its 64 pixels in random order; it does not count.
     """
-    low, high = sizes
+    (low, high), uniform = sizes, partial(torch.rand, generator=generator)
     size = torch.randint(low, high + 1, (num_sets,), generator=generator)
-    labels = 1 + (_uniform(generator, num_sets) * size.clamp(max=CLASSES)).long()
+    labels = 1 + (uniform(num_sets) * size.clamp(max=CLASSES)).long()
     added = torch.ceil(outliers * size).long()
     length = int((size + added).max())
     place = torch.arange(length)
-    chosen = _uniform(generator, num_sets, CLASSES).argsort(dim=1)  # a set's classes come first
-    again = (_uniform(generator, num_sets, length) * labels[:, None]).long()
+    chosen = uniform(num_sets, CLASSES).argsort(dim=1)  # a set's classes come first
+    again = (uniform(num_sets, length) * labels[:, None]).long()
     classes = chosen.gather(1, torch.where(place < labels[:, None], place, again))  # [S, length]
-    which = (_uniform(generator, num_sets, length) * images.number[classes]).long()
+    which = (uniform(num_sets, length) * images.number[classes]).long()
     elements = images.pixels[images.first[classes] + which]  # [S, length, 64]
     used = place < (size + added)[:, None]
     is_outlier = used & (place >= size[:, None])
-    order = _uniform(generator, int(is_outlier.sum()), PIXELS).argsort(dim=1)
+    order = uniform(int(is_outlier.sum()), PIXELS).argsort(dim=1)
     elements[is_outlier] = elements[is_outlier].gather(1, order)
     members = torch.arange(num_sets)[:, None].expand(-1, length)
     return Sets(elements[used], members[used], labels)
 
 
-def _uniform(generator: Generator, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=generator)
-
-
 # ---- the task: outputs become rates of Poisson distributions by softplus
-
-
-def sample(num_sets: int, generator: Generator) -> Sets:
-    """Sets of training images."""
-    return sample_sets(load("train"), num_sets, generator)
 
 
 def loss(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -112,18 +99,15 @@ def evaluate(model: SetModel, num_sets: int, tuning: bool) -> dict[str, float]:
     error. Of validation images when a learning rate is chosen.
     """
     images, scores = load("valid" if tuning else "test"), {}
+    sizes = [min(TEST_BATCH, num_sets - start) for start in range(0, num_sets, TEST_BATCH)]
     for name, settings in ({"": {}} if tuning else TESTS).items():
-        rates, labels = predict(model, _parts(images, num_sets, settings), F.softplus)
+        generator = Generator().manual_seed(TEST_SEED)
+        parts = (sample_sets(images, size, generator, **settings) for size in sizes)
+        rates, labels = predict(model, parts, F.softplus)
         rates = rates.double()
         scores[f"{name}accuracy"] = (rates.round() == labels).double().mean().item()
         scores[f"{name}error"] = (rates - labels).abs().mean().item()
     return scores
-
-
-def _parts(images: Images, num_sets: int, settings: dict[str, Any]) -> Iterator[Sets]:
-    generator = Generator().manual_seed(TEST_SEED)
-    for start in range(0, num_sets, TEST_BATCH):
-        yield sample_sets(images, min(TEST_BATCH, num_sets - start), generator, **settings)
 
 
 TASK = Task(
@@ -131,7 +115,7 @@ TASK = Task(
     description="Class counting: the number of distinct classes in a set of digits",
     data="sets of digits",
     inputs=PIXELS,
-    sample=sample,
+    sample=lambda num_sets, generator: sample_sets(load("train"), num_sets, generator),
     loss=loss,
     evaluate=evaluate,
     metric="accuracy",
