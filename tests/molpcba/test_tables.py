@@ -69,14 +69,14 @@ def table(molecules, columns=("smiles", "active"), separator=",", cell=str) -> s
 def test_a_column_named_like_smiles_is_taken_and_reported(train, molecules, column):
     results, notes = train(table(molecules, (column, "active")))
     assert results["data"]["molecules"]["train"] == 72
-    assert f"SMILES are read from column '{column}'; --smiles-column" in notes
+    assert f"SMILES in column 1 ('{column}'): " in notes
+    assert "; --smiles-column chooses another" in notes
 
 
 def test_the_smiles_column_is_told_by_its_cells_or_a_flag(train, prepare, molecules):
     text = table(molecules, ("structure", "active"))
     _, notes = train(text)
     assert "a header; SMILES in column 1 ('structure'): '[Na+]', 'CCC'" in notes
-    assert "SMILES are read from column 'structure'; --smiles-column chooses another" in notes
     twice = "\n".join(f"{line},{line.split(',')[0]}" for line in text.splitlines()) + "\n"
     twice = twice.replace("structure,active,structure", "parent,active,salt")
     error, _ = train(twice)

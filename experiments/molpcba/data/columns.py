@@ -153,31 +153,25 @@ def _find_smiles(
     path: Path, head: list[str], rates: list[float], wanted: str | None
 ) -> tuple[int, bool]:
     """Position of the SMILES column, and whether the first row, `head`, is a header."""
+    if wanted is not None and wanted in head:
+        return head.index(wanted), True
     likely = [i for i, rate in enumerate(rates) if rate >= 0.5]
     named = [i for i, name in enumerate(head) if "smile" in name.lower()]
     if any(is_smiles(head[i]) for i in likely):
         named = []  # a molecule with a name
-    named = [i for i in named if rates[i] > 0] or (named if max(rates) == 0 else [])
+    named = [i for i in named if rates[i] > 0 or max(rates) == 0]
     exact = [i for i in named if head[i].lower() == "smiles"]
-    if wanted is not None and wanted in head:
-        return head.index(wanted), True
+    found = exact[:1] or named or likely or ([0] if len(head) == 1 else [])
     if wanted is not None:
-        if not (wanted.isdecimal() and 1 <= int(wanted) <= len(head)):
+        found = [i for i in range(len(head)) if wanted == str(i + 1)]
+        if not found:
             raise UserError(f"{path} has no column {wanted!r}; it has {some(head)}")
-        position = int(wanted) - 1
-    else:
-        found = exact[:1] or named or likely or ([0] if len(head) == 1 else [])
-        if len(found) != 1:
-            what = f"several columns of SMILES ({some([head[i] for i in found])})"
-            raise UserError(
-                f"{path} has {what if found else 'no column of SMILES'}; --smiles-column names it "
-                f"(or gives its number from 1), one of {some(head)}"
-            )
-        position = found[0]
-    return position, bool(named) or _is_header(head, position)
-
-
-def _is_header(head: list[str], position: int) -> bool:
-    """Whether a row without the word SMILES is a header: words, and no molecule or number."""
-    is_word = WORD.fullmatch(head[position]) is not None
-    return is_word and not is_smiles(head[position]) and not any(map(NUMBER.fullmatch, head))
+    if len(found) != 1:
+        what = f"several columns of SMILES ({some([head[i] for i in found])})"
+        raise UserError(
+            f"{path} has {what if found else 'no column of SMILES'}; --smiles-column names it "
+            f"(or gives its number from 1), one of {some(head)}"
+        )
+    title = head[found[0]]  # in a header: a word, no molecule, and no numbers beside it
+    is_title = WORD.fullmatch(title) is not None and not is_smiles(title)
+    return found[0], bool(named) or (is_title and not any(map(NUMBER.fullmatch, head)))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from experiments.common import UserError
 from experiments.molpcba.config import Config
@@ -25,6 +25,8 @@ NO_TASK = re.compile(
 EMPTY = ("", "na", "n/a", "nan", "-nan", "null", "none", "<na>", "#n/a", "#na")
 WORDS = {"true": 1.0, "false": 0.0, **dict.fromkeys(EMPTY, np.nan)}
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?")
+PAIR = re.compile(rf"(.*\S.*)=\s*({NUMBER.pattern})?\s*")
+"""A word and its label, in ``--label-format``."""
 WRONG = np.inf
 """Stands for a cell that is not a label."""
 FORMATS: dict[str, tuple[re.Pattern[str], Callable[[str], str], str]] = {
@@ -47,24 +49,6 @@ NEGATIVE = re.compile(
 )
 
 
-class Cells(NamedTuple):
-    """A column: the words that occur, their values, and which of them stands in each row."""
-
-    codes: np.ndarray
-    words: np.ndarray
-    values: np.ndarray  # NaN: empty, WRONG: not a number
-
-    @property
-    def wrong(self) -> list[str]:
-        """The words that are no numbers."""
-        return self.words[np.isinf(self.values)].tolist()
-
-    def are_real(self) -> bool:
-        """Whether the numbers are more than a few classes."""
-        finite = np.unique(self.values[np.isfinite(self.values)])
-        return len(finite) >= MANY or bool((finite % 1 > 0).any())
-
-
 class Labels(NamedTuple):
     """Labels ``y [rows, tasks]`` as float64, NaN where missing."""
 
@@ -83,17 +67,16 @@ def read_labels(path: Path, table: Columns, config: Config, notes: list[str]) ->
     read = _reader(config.label_format)
     others: list[str] = []
     hints: list[str] = []
-    columns: dict[str, Cells] = {}
+    columns: dict[str, np.ndarray] = {}
     for name in given or [name for name in names if name not in ignored]:
-        position = table.names.index(name)
-        codes, words = pd.factorize(np.array([row[position] for _, row in table.rows], object))
-        cells = Cells(codes, words, np.array([read(word) for word in words]))
-        is_text = np.isinf(cells.values).any() and not np.isfinite(cells.values).any()
+        cells = _cells(table, name)
+        values = np.array([read(cell) for cell in cells])
+        is_text = np.isinf(values).any() and not np.isfinite(values).any()
         if given or not (NO_TASK.match(name) or is_text):
-            columns[name] = cells
+            columns[name] = values
             continue
         others.append(name)
-        if not NO_TASK.match(name) and (hint := _hint(cells.wrong)):
+        if not NO_TASK.match(name) and (hint := _hint(cells[np.isinf(values)])):
             hints.append(f"column {name!r} could be labels but has {hint}")
     if not columns:
         why = "; ".join(hints) or f"it has {some(names) or 'only SMILES'}; see --tasks"
@@ -105,39 +88,46 @@ def read_labels(path: Path, table: Columns, config: Config, notes: list[str]) ->
         )
     notes += hints
     is_real = config.task_type == "regression" or (
-        config.task_type == "auto" and all(cells.are_real() for cells in columns.values())
+        config.task_type == "auto" and all(map(_are_real, columns.values()))
     )
-    for name, cells in columns.items():
-        own = cells.values
-        is_wrong = np.isinf(own) if is_real else ~(np.isnan(own) | (own == 0) | (own == 1))
-        for row in np.flatnonzero(is_wrong[cells.codes])[:1]:
-            hint = _hint(cells.wrong or [w for w in cells.words if read(w) == read(w)])
+    for name, values in columns.items():
+        is_wrong = np.isinf(values) if is_real else ~(np.isnan(values) | np.isin(values, (0, 1)))
+        for row in np.flatnonzero(is_wrong)[:1]:
+            cells, is_odd = _cells(table, name), np.isinf(values)
+            hint = _hint(cells[is_odd if is_odd.any() else ~np.isnan(values)])
             raise UserError(
-                f"{path}, line {table.rows[row][0]}, column {name!r}: "
-                f"{cells.words[cells.codes[row]][:40]!r} is not a label; expected 0 and 1, or True "
-                "and False, or nothing, or with --task-type regression numbers (--tasks chooses "
-                "columns, --ignore leaves columns out)" + (f"; it has {hint}" if hint else "")
+                f"{path}, line {table.rows[row][0]}, column {name!r}: {cells[row][:40]!r} is not a "
+                "label; expected 0 and 1, or True and False, or nothing, or with --task-type "
+                "regression numbers (--tasks chooses columns, --ignore leaves columns out)"
+                + (f"; it has {hint}" if hint else "")
             )
-    y = np.stack([cells.values[cells.codes] for cells in columns.values()], axis=1)
-    return Labels(y, list(columns), is_real)
+    return Labels(np.stack(list(columns.values()), axis=1), list(columns), is_real)
+
+
+def _cells(table: Columns, name: str) -> np.ndarray:
+    position = table.names.index(name)
+    return np.array([row[position] for _, row in table.rows], dtype=object)
+
+
+def _are_real(values: np.ndarray) -> bool:
+    """Whether the numbers are more than a few classes."""
+    finite = np.unique(values[np.isfinite(values)])
+    return len(finite) >= MANY or bool((finite % 1 > 0).any())
 
 
 def _reader(form: str | None) -> Callable[[str], float]:
-    """Reads a cell as ``--label-format`` says; NaN where it is empty."""
+    """Reads a cell as ``--label-format`` says: NaN where it is empty, WRONG if it is no number."""
     words = WORDS
     if form is not None and form not in FORMATS:
-        pairs = [pair.rpartition("=") for pair in form.split(",")]
-        try:
-            own = {word: float(value) if value.strip() else np.nan for word, _, value in pairs}
-        except ValueError:
-            own = {}
-        if not all(word.strip() for word, _, _ in pairs) or not own or WRONG in own.values():
+        pairs = [pair for pair in map(PAIR.fullmatch, form.lower().split(",")) if pair]
+        if len(pairs) != form.count(",") + 1:
             raise UserError(
                 f"--label-format must be {', '.join(FORMATS)}, or words and their labels such as "
                 f"active=1,inactive=0,unclear=; got {form!r}"
             )
-        words = WORDS | {word.strip().lower(): value for word, value in own.items()}
+        words = WORDS | {pair[1].strip(): float(pair[2] or "nan") for pair in pairs}
 
+    @cache
     def read(cell: str) -> float:
         text = cell.strip().lower().replace("\u2212", "-")
         if text in words:
@@ -149,7 +139,7 @@ def _reader(form: str | None) -> Callable[[str], float]:
     return read
 
 
-def _hint(cells: Sequence[str]) -> str | None:
+def _hint(cells: Iterable[str]) -> str | None:
     """What cells that are no numbers have instead, and the flag that reads them."""
     texts = sorted({cell.strip().lower() for cell in cells})
     shown = some([text[:20] for text in texts], 3)

@@ -75,12 +75,9 @@ def _check_size(smiles: str) -> None:
 
 def is_smiles(text: str) -> bool:
     """Whether a cell of a table is a SMILES that can be read."""
-    if not SYMBOLS.fullmatch(text):
-        return False
-    try:
-        return len(text) > MAX_ATOMS or parse(text) is not None
-    except ValueError:
-        return False
+    with suppress(ValueError):
+        return bool(SYMBOLS.fullmatch(text) and (len(text) > MAX_ATOMS or parse(text)))
+    return False
 
 
 def read_molecule(smiles: str, grouped: bool = True) -> Molecule | str:

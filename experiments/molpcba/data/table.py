@@ -25,10 +25,7 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
     table = read_columns(path, config.smiles_column, [SPACE])
     table = table._replace(rows=[row for row in table.rows if any(map(str.strip, row[1]))])
     _check(path, table)
-    notes = [f"{path.name}: {table.about}"]
-    if table.names[table.smiles] not in ("smiles", config.smiles_column):
-        name = table.names[table.smiles]
-        notes.append(f"SMILES are read from column {name!r}; --smiles-column chooses another")
+    notes = [f"{path.name}: {table.about}; --smiles-column chooses another"]
     labels = read_labels(path, table, config, notes)
     smiles = [row[table.smiles].strip() for _, row in table.rows]
     lines = np.array([line for line, _ in table.rows])
