@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch_geometric.data import Batch
+from torch_geometric.utils import cumsum
 
 CHUNK = 8_192
 """Graphs whose rows are selected at once, so that a batch costs a GPU few launches."""
@@ -47,8 +48,8 @@ class PackedGraphs:
             index.to(torch.int16 if small else torch.int32),
             torch.as_tensor(edge_attr).to(torch.uint8),
             torch.as_tensor(y),
-            _pointer(torch.as_tensor(nodes)),
-            _pointer(torch.as_tensor(edges)),
+            cumsum(torch.as_tensor(nodes).long()),
+            cumsum(torch.as_tensor(edges).long()),
         )
 
     def __len__(self) -> int:
@@ -108,16 +109,11 @@ def _rows(ptr: Tensor, index: Tensor, total: int) -> tuple[Tensor, Tensor, Tenso
     """Rows `[n]` of the segments `index`, the number of each row's segment, and their pointer."""
     start = ptr.index_select(0, index)
     count = ptr.index_select(0, index + 1) - start
-    own = _pointer(count)
+    own = cumsum(count)
     segment = torch.repeat_interleave(count, output_size=total)
     rows = torch.arange(len(segment), device=ptr.device)
     rows += (start - own[:-1]).index_select(0, segment)
     return rows, segment, own
-
-
-def _pointer(counts: Tensor) -> Tensor:
-    """Cumulative sum with a leading zero: `[B]` sizes -> `[B + 1]` int64."""
-    return F.pad(counts.long().cumsum(0), (1, 0))
 
 
 def stored_labels(y: np.ndarray, is_real: bool) -> tuple[np.ndarray, Tensor | None]:
@@ -129,12 +125,11 @@ def stored_labels(y: np.ndarray, is_real: bool) -> tuple[np.ndarray, Tensor | No
     """
     if not is_real:
         return np.where(np.isnan(y), MISSING, y).astype(np.int8), None
-    offset, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])
-    known = ~np.isnan(y).all(axis=0)
-    offset[known] = np.nanmedian(y[:, known], axis=0)
-    scale[known] = np.nanmax(np.abs(y[:, known] - offset[known]), axis=0)
-    scale[scale == 0] = 1.0
-    return ((y - offset) / scale).astype(np.float32), torch.from_numpy(np.stack([offset, scale]))
+    table = pd.DataFrame(y)
+    offset = table.median().fillna(0.0)
+    scale = (table - offset).abs().max().fillna(1.0).replace(0.0, 1.0)
+    stored = ((table - offset) / scale).to_numpy(dtype=np.float32)
+    return stored, torch.from_numpy(np.stack([offset, scale]))
 
 
 @dataclass

@@ -10,6 +10,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,12 +102,14 @@ def _prepared(source: Source, root: Path) -> dict[str, Any]:
     """
     key = joblib.hash([VERSION, rdkit.__version__, source.key])
     path = root / f"{re.sub('[^A-Za-z0-9]', '_', source.name)[:40]}-{key[:12]}.pt"
-    if (content := _read(path, key, quiet=True)) is not None:
+    if (content := _read(path, key)) is not None:
         return content
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{path.name}.lock"):
             if (content := _read(path, key)) is None:
+                if path.exists():
+                    print(f"{path} is not what was prepared; preparing it again", file=sys.stderr)
                 for left in root.glob(f".{path.name}.*.tmp"):  # by a process that was killed
                     left.unlink()
                 content = {"units": None, **source.prepare()}
@@ -117,23 +120,16 @@ def _prepared(source: Source, root: Path) -> dict[str, Any]:
             f"cannot write the data under {root} ({error.strerror or error}): free some space or "
             "name another folder with --root"
         ) from error
-    return common.load(path)  # mapped into memory
+    return content
 
 
-def _read(path: Path, key: str, quiet: bool = False) -> dict[str, Any] | None:
+def _read(path: Path, key: str) -> dict[str, Any] | None:
     """What the file holds; None where it is missing, damaged, or not what was prepared."""
-    if not path.exists():
-        return None
-    try:
+    with suppress(UserError, TypeError, RuntimeError):  # the latter two: odd tensors
         content = common.load(path)
-        if content.pop("key", None) != key or content.pop("content", None) != _digest(content):
-            raise TypeError
-        return content
-    except (UserError, TypeError, RuntimeError) as error:  # the latter: odd tensors
-        if not quiet:
-            why = error if isinstance(error, UserError) else f"{path} is not what was prepared"
-            print(f"{why}; preparing it again", file=sys.stderr)
-        return None
+        if content.pop("key", None) == key and content.pop("content", None) == _digest(content):
+            return content
+    return None
 
 
 def _digest(content: object) -> str:

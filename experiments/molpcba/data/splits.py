@@ -39,12 +39,10 @@ def scaffold_split(groups: np.ndarray) -> dict[str, Tensor]:
     Groups of the same Bemis-Murcko scaffold (`groups [G]`) go from the largest to the smallest, of
     equal ones the later in the file first, to the first part in which there is space.
     """
-    order = np.argsort(groups, kind="stable")
-    sets = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-    sets.sort(key=lambda members: (len(members), members[0]), reverse=True)
+    sets = pd.Series(groups).groupby(groups).indices.values()
     ends = TRAIN * len(groups), VALID * len(groups)
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for members in sets:
+    for members in sorted(sets, key=lambda own: (len(own), own[0]), reverse=True):
         train, both = len(parts[0]) + len(members), len(parts[0]) + len(parts[1]) + len(members)
         parts[0 if train <= ends[0] else 1 if both <= ends[1] else 2].extend(members.tolist())
     return {name: torch.tensor(p, dtype=torch.long) for name, p in zip(PARTS, parts, strict=True)}
