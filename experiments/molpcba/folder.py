@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,11 @@ class RunFolder:
         words = ["--resume", "--name", name, *place, *flags]
         return "python -m experiments.molpcba " + shlex.join(words)
 
-    @contextmanager
-    def owned(self, resume: bool) -> Iterator[None]:
+    def owned(self, resume: bool) -> AbstractContextManager[None]:
         """Holds the folder against other processes; one that is to be resumed must exist."""
         if resume:
             self.read_config()
-        with common.owned(self.path, "--name"):
-            yield
+        return common.owned(self.path, "--name")
 
     def create(self, config: Config) -> None:
         """Starts the run; its configuration decides it, no preset fills in anything."""
@@ -119,22 +117,14 @@ class RunFolder:
                     f"{self.path} has {done} epochs already, which is more than --epochs "
                     f"{config.epochs}: give more, or start a new run with --name"
                 )
-            say(_extension(config, then["epochs"], done))
+            note = f"note: {config.epochs} epochs instead of {then['epochs']}, {done} are done"
+            if config.schedule == "cosine":
+                note += "; from here on the learning rate is that of a cosine schedule over all"
+            say(note)
             if is_owner:
                 self._write(config)
                 self.results.unlink(missing_ok=True)
         return self.last if checkpoint else None
-
-
-def _extension(config: Config, before: int, done: int) -> str:
-    """What another number of epochs means for the schedule."""
-    text = f"note: {config.epochs} epochs instead of {before}, {done} are done"
-    if config.schedule == "cosine":
-        text += (
-            f"; from here on the learning rate is that of a cosine schedule over {config.epochs} "
-            "epochs, which a run of that length from the start would have had throughout"
-        )
-    return text
 
 
 def differences(then: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -159,7 +149,7 @@ def find_run(argv: Sequence[str]) -> Config:
         RunFolder.of(given).read_config()
         return config_of(RunFolder.of(given))
     runs = [RunFolder(path.parent) for path in Path(given.runs_dir).glob("*/config.yaml")]
-    for run in sorted(runs, key=lambda run: max(map(_time, (run.config, run.last))), reverse=True):
+    for run in sorted(runs, key=lambda run: run.path.stat().st_mtime, reverse=True):
         with suppress(UserError):  # a run of another version
             config = config_of(run)
             if not differences(run.read_config(), config):
@@ -169,10 +159,6 @@ def find_run(argv: Sequence[str]) -> Config:
         f"no run in {given.runs_dir} has these settings: leave out --resume to start one, or "
         "check the flags, --name and --runs-dir"
     )
-
-
-def _time(path: Path) -> float:
-    return path.stat().st_mtime if path.exists() else 0.0
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +53,16 @@ def load_network(path: Path) -> tuple[MoleculeNetwork, dict[str, Any]]:
 @torch.no_grad()
 def predict(network: MoleculeNetwork, graphs: PackedGraphs, batch_size: int) -> Tensor:
     """Probability of label 1, or value, of each task for each molecule: ``[G, tasks]``."""
-    order = graphs.node_ptr.diff().argsort()
-    bar = tqdm(total=len(graphs), desc="predicting", unit=" molecules", disable=None)
-    outputs = []
-    with bar:
-        for index in _batches(graphs.node_ptr.diff()[order], order, batch_size):
-            outputs.append(network(graphs.batch(index)))
-            bar.update(len(index))
+    sizes = graphs.node_ptr.diff()
+    order = left = sizes.argsort(descending=True)
+    batches = []
+    while len(left):
+        count = min(batch_size, max(1, MAX_ATOMS // int(sizes[left[0]])))
+        batches.append(left[:count])
+        left = left[count:]
+    outputs = [network(graphs.batch(index)) for index in tqdm(batches, "predicting", disable=None)]
     values = torch.cat(outputs)[order.argsort()]
     return values if network.real else values.sigmoid()
-
-
-def _batches(sizes: Tensor, order: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Graph numbers of each batch: small molecules together, large ones in small batches."""
-    first = 0
-    while first < len(order):
-        end = min(first + batch_size, len(order))
-        while end > first + 1 and (end - first) * int(sizes[end - 1]) > MAX_ATOMS:
-            end -= 1
-        yield order[first:end]
-        first = end
 
 
 def read_smiles(table: Columns) -> pd.DataFrame:

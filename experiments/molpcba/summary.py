@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from experiments.common import UserError, command, owned
@@ -23,14 +24,11 @@ NO_SETTING = FREE | DROPPED | {"seed", "preset"}
 def summarise(paths: Sequence[Path], out: Path) -> str:
     """Writes records of the finished runs into ``out``, with table and pictures; returns the table.
 
-    A row is a run's name without data and seed; the best comes first. Records of an earlier summary
-    in ``out`` are replaced.
-
-    Args:
-        paths: run folders, and folders of run folders.
-        out: folder of the records.
+    ``paths`` are run folders, or folders of them. A row is a run's name without data and seed; the
+    best comes first. Records of an earlier summary in ``out`` are replaced.
     """
-    runs = [run for run in map(RunFolder, _expanded(paths)) if run.results.exists()]
+    found = [sorted(path.glob(own)) for path in paths for own in ("results.json", "*/results.json")]
+    runs = [RunFolder(path) for path in dict.fromkeys(own.parent for own in chain(*found))]
     if not runs:
         raise UserError(
             "no finished run in the folders given; expected runs/NAME folders, or a folder of them"
@@ -38,15 +36,6 @@ def summarise(paths: Sequence[Path], out: Path) -> str:
     with owned(out, "--out"):
         _record(runs, out)
         return report(out)
-
-
-def _expanded(paths: Iterable[Path]) -> list[Path]:
-    """Folders of runs replaced by the runs in them."""
-    found = []
-    for path in paths:
-        inner = sorted(results.parent for results in path.glob("*/results.json"))
-        found += [path] if (path / "results.json").exists() else inner
-    return list(dict.fromkeys(found))
 
 
 def _record(runs: Sequence[RunFolder], out: Path) -> None:
@@ -75,15 +64,11 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m experiments.molpcba.summary",
         description="Compare finished runs: a table, two pictures, and records.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or a folder of them")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/summary"),
-        help="where to write (default: runs/summary)",
-    )
-    arguments = parser.parse_args(argv)
-    print(summarise(arguments.runs, arguments.out))
+    add, out = parser.add_argument, "where to write (default: %(default)s)"
+    add("runs", nargs="+", type=Path, help="run folders, or a folder of them")
+    add("--out", type=Path, default=Path("runs/summary"), help=out)
+    given = parser.parse_args(argv)
+    print(summarise(given.runs, given.out))
 
 
 if __name__ == "__main__":
