@@ -98,14 +98,8 @@ def write_text(path: Path, text: str, overwrite: bool = True) -> None:
 def owned(folder: Path, other: str) -> Iterator[None]:
     """Holds a folder, made if need be, against other processes of this project.
 
-    The system drops the lock when the process ends, however it ends.
-
-    Args:
-        folder: the folder.
-        other: the flag by which the user chooses another one.
-
-    Raises:
-        UserError: when another process holds it.
+    The system drops the lock when the process ends, however it ends. Where another process holds
+    it, a ``UserError`` names ``other``, the flag by which the user chooses another folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

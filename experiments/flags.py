@@ -32,12 +32,8 @@ def flag(name: str) -> str:
 class Parser(ArgumentParser):
     """Flags for the fields of a dataclass, and ``--config`` for a YAML file with the same keys.
 
-    Args:
-        kind: the dataclass; its fields are made by :func:`opt`.
-        prog: how the command is called.
-        description: what it does.
-        groups: titles of groups of flags, by the first field of each.
-        defaults: values that replace those of the fields.
+    The fields are made by :func:`opt`. ``groups`` are titles of groups of flags, by the first field
+    of each; ``defaults`` are values that replace those of the fields.
     """
 
     def __init__(
