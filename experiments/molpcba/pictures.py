@@ -26,8 +26,9 @@ def plot_run(folder: RunFolder) -> None:
     """
     metrics, results = pd.read_csv(folder.metrics, index_col="epoch"), folder.read_results()
     metric, data = results["metric"], results["data"]
-    columns = {"loss": "^(train|valid|test)_loss$", TITLES[metric]: f"_{metric}$"}
-    columns |= {
+    columns = {
+        "loss": "^(train|valid|test)_loss$",
+        TITLES[metric]: f"_{metric}$",
         "inner step size": "_step_size$",
         "inner momentum": "_momentum$",
         "weight of ||y||²": "_regulariser$",

@@ -132,8 +132,9 @@ def predict_file(given: argparse.Namespace) -> str:
     return f"{len(molecules):,} molecules of {len(table):,} lines: {what} in {out}"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line's parser."""
+@command
+def main(argv: Sequence[str]) -> None:
+    """Predicts for a file of SMILES."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.molpcba.predict",
         description="Predict for the molecules of a file: the probability of label 1 for each "
@@ -148,13 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("predictions.csv"), help=f"table to write {default}")
     add("--overwrite", action="store_true", help="replace the file of --out if it exists")
     add("--batch-size", type=PositiveInt, default=256, help=f"molecules of a batch {default}")
-    return parser
-
-
-@command
-def main(argv: Sequence[str]) -> None:
-    """Predicts for a file of SMILES."""
-    given = build_parser().parse_args(argv)
+    given = parser.parse_args(argv)
     with explained():
         print(predict_file(given))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,10 +24,8 @@ Rows = list[tuple[int, list[str]]]
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 GAP = re.compile(r"[ \t]+")
 FIRST_SPACE, SPACE = "the first white space", "white space"
-SPACES: dict[str, Callable[[str], list[str]]] = {
-    FIRST_SPACE: lambda line: GAP.split(line.strip(" \t"), maxsplit=1),
-    SPACE: lambda line: GAP.split(line.strip(" \t")),
-}
+SPACES = {FIRST_SPACE: 1, SPACE: 0}
+"""How often a line is cut there; 0: wherever there is some."""
 WORD = re.compile(r"(?=.*[adefghijkmqtuvwxyz])[A-Za-z][\w ()-]*|[A-Z_ ]{5,}")
 """A word that a header could have, with letters that SMILES lack."""
 NUMBER = re.compile(r"[-+]?[0-9.,]*[0-9][0-9.,]*(e[-+]?[0-9]+)?", re.IGNORECASE)
@@ -106,16 +105,17 @@ def some(names: Sequence[str], limit: int = 6) -> str:
 
 def _cut(lines: list[str], separator: str, first: int) -> tuple[Rows, str]:
     """The rows, and what is wrong with the quotes: each line is then cut by itself."""
-    cut = SPACES.get(separator, lambda line: line.split(separator))
-    if separator in SPACES or not any('"' in line for line in lines):
-        return list(enumerate(map(cut, lines), first)), ""
+    if separator in SPACES:
+        cells = [GAP.split(line.strip(" \t"), maxsplit=SPACES[separator]) for line in lines]
+        return list(enumerate(cells, first)), ""
+    cells = [line.split(separator) for line in lines]
+    alone = list(enumerate(cells, first))
+    if not any('"' in line for line in lines):
+        return alone, ""
     read = partial(csv.reader, delimiter=separator, strict=True, skipinitialspace=True)
-    alone: Rows = []
-    for number, line in enumerate(lines, first):
-        try:
-            alone.append((number, next(read([line]), [""])))
-        except csv.Error:
-            alone.append((number, cut(line)))
+    for row, line in zip(cells, lines, strict=True):
+        with suppress(csv.Error):
+            row[:] = next(read([line]))  # in ``alone``, too
     reader = read(f"{line}\n" for line in lines)
     quoted: Rows = []
     start = first
@@ -125,7 +125,7 @@ def _cut(lines: list[str], separator: str, first: int) -> tuple[Rows, str]:
             start = first + reader.line_num
     except csv.Error as error:
         return alone, f"line {start}: the quotes of a cell do not match ({error})"
-    if _evenness([row for _, row in alone if any(map(str.strip, row))]) == 1:
+    if _evenness([row for row in cells if any(map(str.strip, row))]) == 1:
         for (begin, _), (number, _) in zip(quoted, [*quoted[1:], (start, [])], strict=True):
             if number > begin + 1:
                 return alone, f"line {begin}: a quote opens a cell that ends in line {number - 1}"

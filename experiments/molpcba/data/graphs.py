@@ -128,7 +128,7 @@ def stored_labels(y: np.ndarray, is_real: bool) -> tuple[np.ndarray, Tensor | No
     table = pd.DataFrame(y)
     offset = table.median().fillna(0.0)
     scale = (table - offset).abs().max().fillna(1.0).replace(0.0, 1.0)
-    stored = ((table - offset) / scale).to_numpy(dtype=np.float32)
+    stored = ((table - offset) / scale).to_numpy(dtype=np.float32, copy=True)
     return stored, torch.from_numpy(np.stack([offset, scale]))
 
 

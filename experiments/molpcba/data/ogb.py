@@ -37,7 +37,7 @@ def molecule_sets() -> dict[str, dict[str, str]]:
     """OGB's facts about each of its molecule sets, by name."""
     path = Path(ogb.graphproppred.__file__).with_name("master.csv")
     table = pd.read_csv(path, index_col=0, keep_default_na=False, dtype=str)
-    return {str(name): dict(table[name]) for name in table if str(name).startswith("ogbg-mol")}
+    return table.filter(regex="^ogbg-mol").to_dict()
 
 
 def find_ogb(name: str, root: Path) -> tuple[Path, str]:
