@@ -76,9 +76,9 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
     head_line = next(filter(str.strip, body), "")
     if not head_line:
         raise UserError(f"{path} is empty and has no molecule: expected one in each line")
-    separators = [declared[1]] if declared else [s for s in SEPARATORS if s in head_line]
+    separators = [declared[1]] if declared else [*filter(head_line.count, SEPARATORS), *spaces]
     best, score = None, (-1.0, 0.0)
-    for separator in separators if declared else [*separators, *spaces]:
+    for separator in separators:
         rows, fault = _cut(body, separator, first)
         full = [row for _, row in rows if any(map(str.strip, row))]
         rates = _smiles_rates(full)

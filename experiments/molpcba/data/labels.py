@@ -25,7 +25,7 @@ NO_TASK = re.compile(
 EMPTY = ("", "na", "n/a", "nan", "-nan", "null", "none", "<na>", "#n/a", "#na")
 WORDS = {"true": 1.0, "false": 0.0, **dict.fromkeys(EMPTY, np.nan)}
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?")
-PAIR = re.compile(rf"(.*\S.*)=\s*({NUMBER.pattern})?\s*")
+PAIR = re.compile(rf"(.*\S.*)=\s*({NUMBER.pattern}|nan)?\s*")
 """A word and its label, in ``--label-format``."""
 WRONG = np.inf
 """Stands for a cell that is not a label."""
