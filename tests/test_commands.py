@@ -98,8 +98,9 @@ def test_commands_of_a_page_run(page, tiny_csv, tiny_root, tmp_path, monkeypatch
         if module in ELSEWHERE:
             assert find_spec(module) or module == "build"
             continue
-        if "NAME" in flags:
-            flags[flags.index("NAME")] = min(path.name for path in Path("runs").iterdir())
+        if any("NAME" in word for word in flags):
+            name = min(path.parent.name for path in Path("runs").glob("*/results.json"))
+            flags = [word.replace("NAME", name) for word in flags]
         flags, toy = _on_toy_data(flags, tiny_csv), shlex.split(TOY[module])
         if module in TRAINING:
             toy += ["--root", str(tiny_root)]
@@ -121,7 +122,10 @@ def _on_toy_data(flags: list[str], tiny: Path) -> list[str]:
     if "embedded" in flags:
         place = flags.index("embedded")
         flags = [*flags[: place - 1], "--csv", "embedded.csv", *flags[place + 1 :]]
-    for word in flags:
+    Path("new.smi").write_text("CCO\n")
+    for before, word in zip(["", *flags], flags, strict=False):
+        if before == "--out":
+            continue
         if word.endswith(".csv"):
             Path(word).write_bytes(tiny.read_bytes())
         elif word.endswith(".csv.gz"):
