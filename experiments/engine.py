@@ -10,8 +10,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from contextlib import closing, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -172,8 +172,7 @@ def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[s
     runs_dir = records.folder / "runs"
     missing, failures = [run for run in runs if is_missing(run, records, grid.references)], []
     runs_dir.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _stop)  # joblib then ends its workers, as after Ctrl-C
-    with parallel_config("loky", inner_max_num_threads=1), warnings.catch_warnings():
+    with _stoppable(), parallel_config("loky", inner_max_num_threads=1), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*tasks", module="joblib")  # when stopped
         pool = Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)
         parent = os.getpid() if jobs > 1 else None
@@ -221,6 +220,16 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM raises ``Interrupted``: joblib then ends its workers, as after Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

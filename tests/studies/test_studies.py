@@ -128,10 +128,12 @@ def test_a_value_is_chosen_for_each_row(call, folder, tmp_path):
 
 def test_a_study_says_how_much_there_is_to_do(call, tmp_path, capsys):
     said = r"2 runs of about .*\bs, about .* in all \(--jobs 1\); records in .*/out$"
+    handler = signal.getsignal(signal.SIGTERM)
     assert call("--rows", "mean") == 0
     assert re.match(said, capsys.readouterr().out.splitlines()[0])
     table = tmp_path / "out" / "table.md"
     table.write_text("mine")
+    assert signal.getsignal(signal.SIGTERM) is handler
     assert call("--rows", "mean") == 0
     out = capsys.readouterr().out
     assert out.startswith(
