@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import triton
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
@@ -122,3 +123,23 @@ def install(architecture: int) -> DryDriver:
     driver.set_active(dry)
     pyg_ea.fused.triton.runs_on_cpu = lambda: True
     return dry
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of torch that launch a kernel: all but views."""
+
+    number = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.number += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def launches(dry: DryDriver, step: Callable[[], object]) -> int:
+    """How many kernels ``step`` launches, those of torch included."""
+    dry.launches = 0
+    with Operations() as operations:
+        step()
+    return dry.launches + operations.number
