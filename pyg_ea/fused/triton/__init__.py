@@ -64,7 +64,7 @@ class TritonBackend:
     ) -> Inputs:
         """Gradients for the cotangents of y, velocity and both mean squares."""
         with torch.no_grad(), _on_device(problem):
-            return steps.backward(_kernels(), problem, settings, saved[0], cotangents)
+            return steps.backward(_kernels(), problem, settings, saved, cotangents)
 
 
 def runs_on_cpu() -> bool:

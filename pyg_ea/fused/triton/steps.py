@@ -29,7 +29,7 @@ class Kernels(Protocol):
 def forward(
     kernels: Kernels, problem: Problem, settings: Settings, save: bool
 ) -> tuple[Solution, list[Tensor]]:
-    """The solution, and the states of the last steps if ``save``."""
+    """The solution and, if ``save``, the states of the last steps and the packed weights."""
     w, start = Forward(problem, settings), problem.inputs.start
     kept = settings.last if save else 0
     states = start.new_zeros(kept + 1, 3, w.segments, w.padded)
@@ -44,18 +44,18 @@ def forward(
     y, velocity = states[-1, :2, :, : w.channels].clone()
     flags, occupied = w.flags.bool(), torch.ones_like(w.counts, dtype=torch.bool)
     fields = [y, velocity, *w.stats, w.counts, *flags, occupied]
-    return Solution._make(fields), [states] if save else []
+    return Solution._make(fields), [states, w.a_y, w.b, w.w3] if save else []
 
 
 def backward(
     kernels: Kernels,
     problem: Problem,
     settings: Settings,
-    states: Tensor,
+    saved: Sequence[Tensor],
     cotangents: Sequence[Tensor],
 ) -> Inputs:
     """Gradients for the cotangents of y, velocity and both mean squares."""
-    w = Backward(problem, settings, states, cotangents)
+    w = Backward(problem, settings, saved, cotangents)
     of_h, products = w.total[: w.segments], _Products(w)
     kernels.turn(w, settings.last)
     for t in reversed(range(settings.last)):
@@ -63,7 +63,7 @@ def backward(
         products.add()
         torch.mm(of_h, w.a_y, out=w.to_ahead)
         kernels.turn(w, t)
-    weights = Weights(*products.result(), *w.d_norm1.sum(dim=0), *w.d_norm2.sum(dim=0))
+    weights = Weights(*w.packing.unpack(w.totals), *w.d_norm1.sum(dim=0), *w.d_norm2.sum(dim=0))
     scalars = Scalars(*w.d_scalars.sum(dim=1))
     return Inputs(w.to_y[:, : w.channels], scalars, w.d_fixed.to(w.fixed.dtype), weights)
 
@@ -80,38 +80,23 @@ def _gradient(kernels: Kernels, w: Work) -> None:
 
 
 class _Products:
-    """Gradients of the matrices, summed over steps: products of cotangents and values."""
+    """Adds products of cotangents and values to the gradients of the matrices."""
 
-    def __init__(self, w: Work) -> None:
-        self.packing = w.packing
-        self.pairs = [
-            (w.total.T, w.ahead), (w.d23.T, w.t1), (w.d23[:, :OUTPUTS].T, w.t2)
-        ]  # fmt: skip
-        shapes = [(len(left), right.shape[1]) for left, right in self.pairs]
-        sizes = [rows * columns for rows, columns in shapes]
-        self.total = w.partial.new_zeros(sum(sizes))
-        self.totals = [p.view(s) for p, s in zip(self.total.split(sizes), shapes, strict=True)]
-        self.direct = w.fixed.dtype == self.total.dtype
-        self.step = scratch(self.total, 0 if self.direct else sum(sizes))
-        if not self.direct:
-            parts = zip(self.step.split(sizes), shapes, strict=True)
-            self.of_step = [part.view(shape) for part, shape in parts]
+    def __init__(self, w: Backward) -> None:
+        pairs = (w.total.T, w.ahead), (w.d23.T, w.t1), (w.d23[:, :OUTPUTS].T, w.t2)
+        self.products = list(zip(w.totals, pairs, strict=True))
+        self.direct = w.fixed.dtype == w.scale.dtype
+        self.of_step = [] if self.direct else [scratch(t, *t.shape) for t in w.totals]
 
     def add(self) -> None:
-        """Adds a step's products, in the dtype of the state."""
+        """Adds the products of a step, in the dtype of the state."""
         if self.direct:
-            for total, (left, right) in zip(self.totals, self.pairs, strict=True):
+            for total, (left, right) in self.products:
                 total.addmm_(left, right)
             return
-        for product, (left, right) in zip(self.of_step, self.pairs, strict=True):
-            if product.is_cuda:
-                torch.mm(left, right, out_dtype=product.dtype, out=product)
+        for out, (total, (left, right)) in zip(self.of_step, self.products, strict=True):
+            if out.is_cuda:
+                torch.mm(left, right, out_dtype=total.dtype, out=out)
             else:
-                product.copy_(left @ right)
-        self.total.add_(self.step)
-
-    def result(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of a_y, b and w3."""
-        of_a_y, of_b, of_w3 = self.totals
-        packing = self.packing
-        return packing.of_a_y(of_a_y), packing.of_b(of_b), packing.of_w3(of_w3)
+                out.copy_(left @ right)
+        torch._foreach_add_([total for total, _ in self.products], self.of_step)

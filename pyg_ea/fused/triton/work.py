@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_ea.fused.problem import Problem, Settings
-from pyg_ea.potentials.closed_form import OUTPUTS
+from pyg_ea.potentials.closed_form import OUTPUTS, Weights
 
 ROWS = 16
 """Elements of a block: the fewest rows of a matrix instruction."""
@@ -46,41 +47,38 @@ class Packing:
     def __init__(self, hidden: int, channels: int) -> None:
         self.hidden, self.channels = hidden, channels
         self.wide, self.tail = padded(2 * hidden), padded(hidden + OUTPUTS)
+        self.shapes = (
+            (self.wide + self.tail, padded(channels)),  # a_y
+            (self.tail, self.wide),  # b
+            (OUTPUTS, padded(hidden)),  # w3
+        )
 
-    def a_y(self, matrix: Tensor) -> Tensor:
-        """``[3H+32, D] -> [P, Dp]``."""
-        first, second, output = matrix.split([2 * self.hidden, self.hidden, OUTPUTS])
-        parts = [_pad(first, self.wide), _pad(torch.cat([output, second]), self.tail)]
-        return F.pad(torch.cat(parts), (0, padded(self.channels) - self.channels))
+    def pack(self, weights: Weights, like: Tensor) -> list[Tensor]:
+        """``a_y [P, Dp]``, ``b [P - P1, P1]`` and ``w3 [32, Hp]`` in the dtype of ``like``."""
+        packed = zeros(like, *self.shapes)
+        pairs = zip(
+            self._views(packed), self._parts(weights.a_y, weights.b, weights.w3), strict=True
+        )
+        for view, part in pairs:
+            view.copy_(part)
+        return packed
 
-    def of_a_y(self, matrix: Tensor) -> Tensor:
-        """``[P, Dp] -> [3H+32, D]``."""
-        first, tail = matrix[: 2 * self.hidden, : self.channels], matrix[self.wide :]
-        return torch.cat([first, self._of_tail(tail[:, : self.channels])])
+    def unpack(self, packed: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """``a_y [3H+32, D]``, ``b [H+32, 2H]`` and ``w3 [32, H]``."""
+        first, second, output, *of_b, w3 = self._views(packed)
+        return torch.cat([first, second, output]), torch.cat(of_b), w3.contiguous()
 
-    def b(self, matrix: Tensor) -> Tensor:
-        """``[H+32, 2H] -> [P - P1, P1]``."""
-        swapped = torch.cat([matrix[self.hidden :], matrix[: self.hidden]])
-        return F.pad(_pad(swapped, self.tail), (0, self.wide - 2 * self.hidden))
+    def _views(self, packed: Sequence[Tensor]) -> list[Tensor]:
+        """Where the parts of the weights lie."""
+        (a_y, b, w3), wide, hidden = packed, 2 * self.hidden, self.hidden
+        a_y, b, end = a_y[:, : self.channels], b[:, :wide], OUTPUTS + hidden
+        tail = a_y[self.wide :]
+        parts = [a_y[:wide], tail[OUTPUTS:end], tail[:OUTPUTS]]
+        return [*parts, b[OUTPUTS:end], b[:OUTPUTS], w3[:, :hidden]]
 
-    def of_b(self, matrix: Tensor) -> Tensor:
-        """``[P - P1, P1] -> [H+32, 2H]``."""
-        return self._of_tail(matrix[:, : 2 * self.hidden])
-
-    def w3(self, matrix: Tensor) -> Tensor:
-        """``[32, H] -> [32, Hp]``."""
-        return F.pad(matrix, (0, padded(self.hidden) - self.hidden))
-
-    def of_w3(self, matrix: Tensor) -> Tensor:
-        """``[32, Hp] -> [32, H]``."""
-        return matrix[:, : self.hidden].contiguous()
-
-    def _of_tail(self, matrix: Tensor) -> Tensor:
-        return torch.cat([matrix[OUTPUTS : OUTPUTS + self.hidden], matrix[:OUTPUTS]])
-
-
-def _pad(matrix: Tensor, rows: int) -> Tensor:
-    return F.pad(matrix, (0, 0, 0, rows - len(matrix)))
+    def _parts(self, a_y: Tensor, b: Tensor, w3: Tensor) -> list[Tensor]:
+        hidden = self.hidden
+        return [*a_y.split([2 * hidden, hidden, OUTPUTS]), *b.split([hidden, OUTPUTS]), w3]
 
 
 class Work:
@@ -89,6 +87,7 @@ class Work:
     Args:
         problem: of the solve.
         settings: its constants.
+        packed: the weights, see :meth:`Packing.pack`.
         tangents: whether buffers hold a second block of rows, for backward.
 
     Shapes, with :math:`k = 2` for tangents, else 1:
@@ -101,7 +100,9 @@ class Work:
           :math:`A_y^T`
     """
 
-    def __init__(self, problem: Problem, settings: Settings, tangents: bool) -> None:
+    def __init__(
+        self, problem: Problem, settings: Settings, packed: list[Tensor], tangents: bool
+    ) -> None:
         (start, scalars, fixed, weights), segments = problem.inputs, problem.segments
         assert segments.ptr is not None
         self.segments, self.channels = start.shape
@@ -117,9 +118,7 @@ class Work:
         self.scalars = torch.stack(list(scalars))
         self.gamma1, self.beta1 = weights.gamma1.contiguous(), weights.beta1.contiguous()
         self.gamma2, self.beta2 = weights.gamma2.contiguous(), weights.beta2.contiguous()
-        self.a_y = packing.a_y(weights.a_y.to(fixed.dtype))
-        self.b = packing.b(weights.b.to(fixed.dtype))
-        self.w3 = packing.w3(weights.w3.to(fixed.dtype))
+        self.a_y, self.b, self.w3 = packed
         self.a_y_t, self.b_t = self.a_y.T, self.b.T
         self.wide, self.width, self.padded = packing.wide, *self.a_y.shape
 
@@ -128,9 +127,13 @@ class Work:
         copies = 2 if tangents else 1
         n, s = copies * self.elements, copies * self.segments
         # what products read of the padding must be 0, and kernels do not write there
-        self.ahead = fixed.new_zeros(s, self.padded)
-        self.t1, self.d23 = fixed.new_zeros(n, self.wide), fixed.new_zeros(n, packing.tail)
-        self.t2 = fixed.new_zeros(n if tangents else 0, len(self.w3[0]))
+        self.ahead, self.t1, self.d23, self.t2 = zeros(
+            fixed,
+            (s, self.padded),
+            (n, self.wide),
+            (n, packing.tail),
+            (n if tangents else 0, self.w3.shape[1]),
+        )
         self.from_y, self.total = scratch(fixed, s, self.width), scratch(fixed, s, self.width)
         self.v, self.to_t1 = scratch(fixed, n, packing.tail), scratch(fixed, n, self.wide)
         self.partial = scratch(start, copies * (self.blocks + self.segments), self.width)
@@ -144,6 +147,14 @@ def _uses_tf32() -> bool:
     if hasattr(settings, "fp32_precision"):
         return settings.fp32_precision == "tf32"
     return settings.allow_tf32  # torch 2.8
+
+
+def zeros(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Buffers of 0 in the dtype of ``like``: parts of one, each aligned."""
+    numbers = [math.prod(shape) for shape in shapes]
+    sizes = [padded(number) for number in numbers]
+    parts = like.new_zeros(sum(sizes)).split(sizes)
+    return [p[:n].view(s) for p, n, s in zip(parts, numbers, shapes, strict=True)]
 
 
 def scratch(like: Tensor, *shape: int) -> Tensor:
@@ -161,7 +172,10 @@ class Forward(Work):
     """
 
     def __init__(self, problem: Problem, settings: Settings) -> None:
-        super().__init__(problem, settings, tangents=False)
+        inputs = problem.inputs
+        packing = Packing(len(inputs.weights.gamma2), inputs.start.shape[1])
+        packed = packing.pack(inputs.weights, inputs.fixed)
+        super().__init__(problem, settings, packed, tangents=False)
         self.stats = self.scale.new_zeros(4, self.segments)
         self.counts = self.index.new_zeros(self.segments)
         self.flags = torch.zeros(2, self.segments, dtype=torch.int8, device=self.index.device)
@@ -171,28 +185,37 @@ class Backward(Work):
     """Adds cotangents and gradients.
 
     Args:
-        states: ``[steps, 3, S, Dp]``, y, velocity and gradient of each step.
+        saved: ``[steps, 3, S, Dp]``, y, velocity and gradient of each step, and packed weights.
         cotangents: of y and velocity ``[S, D]``, and of both mean squares ``[S]``.
 
     Shapes:
         - **to_y**, **to_v:** ``[S, Dp]``, cotangents of y and velocity
         - **d_scalars:** ``[3, S]``; **d_fixed:** ``[N, 3H+32]``
         - **d_norm1:** ``[blocks, 2, 2H]``, scale and offset; **d_norm2:** ``[blocks, 2, H]``
+        - **totals:** gradients of the packed weights
     """
 
     def __init__(
-        self, problem: Problem, settings: Settings, states: Tensor, cotangents: Sequence[Tensor]
+        self,
+        problem: Problem,
+        settings: Settings,
+        saved: Sequence[Tensor],
+        cotangents: Sequence[Tensor],
     ) -> None:
-        super().__init__(problem, settings, tangents=True)
+        self.states, *packed = saved
+        super().__init__(problem, settings, packed, tangents=True)
         to_y, to_v, to_last, to_path = cotangents
-        self.states = states
         # a copy, since all steps' arguments must have the same alignment
         self.squares = [*[to_path.clone()] * (settings.last - 1), to_path + to_last]
         self.to_y, self.to_v = (
             F.pad(cotangent, (0, self.padded - self.channels)).contiguous()
             for cotangent in (to_y, to_v)
         )
-        zeros = self.scale.new_zeros
-        self.d_scalars, self.d_fixed = zeros(3, self.segments), zeros(self.fixed.shape)
-        self.d_norm1 = zeros(self.blocks, 2, 2 * self.hidden)
-        self.d_norm2 = zeros(self.blocks, 2, self.hidden)
+        self.d_scalars, self.d_fixed, self.d_norm1, self.d_norm2, *self.totals = zeros(
+            self.scale,
+            (3, self.segments),
+            tuple(self.fixed.shape),
+            (self.blocks, 2, 2 * self.hidden),
+            (self.blocks, 2, self.hidden),
+            *self.packing.shapes,
+        )
