@@ -94,8 +94,8 @@ def gpu_table() -> str:
 MODES = {
     "pyg eager": "PyG's EA",
     "unrolled eager": "EA, operation by operation",
-    "unrolled default": "EA",
-    "unrolled graph": "EA, in a CUDA graph",
+    "unrolled default": "EA, compiled step",
+    "unrolled graph": "EA, compiled step, in a CUDA graph",
 }
 """Contestants and modes of the GPU benchmark, and what the pages call them."""
 
