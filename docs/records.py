@@ -13,6 +13,7 @@ from benchmarks import loader, ogb_loop, readouts, scale
 from benchmarks.gpu.report import report as report_gpu
 from benchmarks.records import read
 from benchmarks.report import report as report_benchmark
+from docs import claims
 from docs.pictures import figures, svg
 from docs.tables import folders, pages
 from experiments.common import write_text
@@ -30,7 +31,7 @@ TRAINER = {
 
 def main() -> None:
     """Writes all tables and pictures."""
-    for path, make in (full_tables() | pages()).items():
+    for path, make in (full_tables() | pages() | claims.pages()).items():
         write_text(path, make())
     for path, draw in figures().items():
         write_text(path, svg(draw))
@@ -39,7 +40,7 @@ def main() -> None:
 def full_tables() -> dict[Path, Callable[[], str]]:
     """What makes the table of each record, by the file it is kept in."""
     tables: dict[Path, Callable[[], str]] = {}
-    for pattern in ("ablations/*", "median*", "counting*", "molpcba/*"):
+    for pattern in ("ablations/*", "median*", "counting*", "nodes*", "molpcba/*"):
         for folder in folders(pattern):
             tables[folder / "table.md"] = lambda folder=folder: markdown(Records(folder))
     for folder in folders("benchmarks/*"):
