@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Data
 from torch_geometric.nn import SAGEConv, aggr
 from torch_geometric.nn.aggr import Aggregation
 
-from experiments.common import UserError, command, revision, sha256
+from experiments.common import command, revision, sha256
+from experiments.engine import Grid, Tuning, run_study
+from experiments.flags import Parser, opt
+from experiments.records import LAST, Outcome, Run
 from experiments.sets.study import TUNING_SEED
 from experiments.sets.training import count_parameters
-from experiments.studies.engine import Grid, Tuning, run_study
-from experiments.studies.records import LAST, Outcome, Run
 from pyg_ea import EAAggregation, SumEAAggregation
 
 NODES, CLASSES, FEATURES = 2000, 4, 16
@@ -37,7 +37,7 @@ DEGREES = 6.0, 4.0  # neighbours of a node's own class and of others
 SPLIT = 400, 400  # nodes of the train and the valid part; the rest are the test part
 OUTLIERS = 0.1, 0.2, 0.3  # shares of nodes whose features become noise of this deviation:
 OUTLIER_NOISE = 10.0
-NOT_OF_A_RUN = ("methods", "seeds", "norms", "learning_rates", "jobs", "results")
+NOT_OF_A_RUN = ("methods", "seeds", "norms", "learning_rates", "jobs", "out")
 STEPS = 5  # of EA
 
 
@@ -57,38 +57,32 @@ AGGREGATORS: dict[str, Callable[[int], Aggregation]] = {
 }
 
 
+# ruff: noqa: RUF009 (opt is dataclasses.field)
 @dataclass(frozen=True)
 class Config:
-    """Settings of the study; the same for every method but for norms and learning rate.
+    """Settings of the study; the same for every method but for norms and learning rate."""
 
-    Args:
-        methods: aggregators over neighbours.
-        seeds: number of graphs.
-        norms: where a LayerNorm is: nowhere (null), output of the aggregator, or both, its output
-            and its input. Each is tried for each method, with each learning rate.
-        learning_rates: tried on another graph; more are while the best is at the edge.
-        ea_rate: learning rate of EA's parameters over that of the rest.
-        steps: training steps, each on the whole graph.
-        evaluations: evaluations along a run, evenly spaced; the best on the valid part counts.
-        width: hidden size.
-        dropout: before each layer.
-        jobs: runs at a time.
-        results: folder of the records.
-    """
-
-    methods: list[str] = field(default_factory=lambda: list(AGGREGATORS))
-    seeds: PositiveInt = 5
-    norms: list[Literal["output", "both"] | None] = field(
-        default_factory=lambda: [None, "output", "both"]
+    # study
+    methods: list[str] = opt(list(AGGREGATORS), "aggregators over neighbours")
+    seeds: PositiveInt = opt(5, "number of graphs")
+    norms: list[Literal["output", "both"] | None] = opt(
+        [None, "output", "both"],
+        "places of a LayerNorm, each tried for each method: null, none; output, behind the "
+        "aggregator; both, also before it",
     )
-    learning_rates: list[float] = field(default_factory=lambda: [3e-3, 1e-2, 3e-2])
-    ea_rate: PositiveFloat = 0.2
-    steps: PositiveInt = 100
-    evaluations: PositiveInt = 10
-    width: PositiveInt = 32
-    dropout: float = 0.2
-    jobs: PositiveInt = 1
-    results: str = "results/nodes"
+    learning_rates: list[float] = opt(
+        [3e-3, 1e-2, 3e-2], "tried on another graph; more are while the best is at the edge"
+    )
+    jobs: PositiveInt = opt(1, "runs at a time")
+    out: str = opt("runs/nodes", "folder of records, table and pictures")
+    # run
+    ea_rate: PositiveFloat = opt(0.2, "learning rate of EA's parameters over that of the rest")
+    steps: PositiveInt = opt(100, "training steps, each on the whole graph")
+    evaluations: PositiveInt = opt(
+        10, "evaluations along a run, evenly spaced; the best on the valid part counts"
+    )
+    width: PositiveInt = opt(32, "hidden size")
+    dropout: ClosedUnitInterval = opt(0.2, "share of features left out before each layer")
 
 
 class Normed(Aggregation):
@@ -161,36 +155,54 @@ def evaluate(model: NodeNetwork, graph: Data, part: int, outliers: float = 0.0) 
     return right[used].double().mean().item()
 
 
-def perform(run: Run, path: Path) -> Outcome:
-    """Trains and evaluates a network; leaves nothing but its record."""
+def _train(run: Run, steps: int) -> tuple[NodeNetwork, Data, Iterator[tuple[int, float, float]]]:
+    """A run's network and graph, and its training: each step, its loss, the time so far."""
     settings, graph = run.settings, sample_graph(run.seed)
     torch.manual_seed(run.seed)
     model = NodeNetwork(run.row, settings["width"], settings.get("norm"), settings["dropout"])
-    rate, steps, number = settings["learning_rate"], settings["steps"], settings["evaluations"]
+    rate = settings["learning_rate"]
     layers = [m for m in model.modules() if isinstance(m, EAAggregation)]
     of_ea = {p for layer in layers for p in layer.parameters()}
-    others = [p for p in model.parameters() if p not in of_ea]
-    groups: list[dict[str, Any]] = [{"params": others}]
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p not in of_ea]}]
     if of_ea:
         own = [p for p in model.parameters() if p in of_ea]
         groups.append({"params": own, "lr": rate * settings["ea_rate"]})
     optimizer = torch.optim.Adam(groups, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+    def training() -> Iterator[tuple[int, float, float]]:
+        train, seconds = graph.part == 0, 0.0
+        for step in range(1, steps + 1):
+            started = time.process_time()
+            loss = F.cross_entropy(model(graph.x, graph.edge_index)[train], graph.y[train])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            seconds += time.process_time() - started
+            yield step, loss.item(), seconds
+
+    return model, graph, training()
+
+
+def estimate(run: Run) -> float:
+    """Estimated seconds of a run: those of the second of two steps, for all its steps."""
+    (_, _, first), (_, _, second) = _train(run, steps=2)[2]
+    return (second - first) * (run.settings["steps"] + run.settings["evaluations"])
+
+
+def perform(run: Run, path: Path) -> Outcome:
+    """Trains and evaluates a network; leaves nothing but its record."""
+    steps, number = run.settings["steps"], run.settings["evaluations"]
     stops = {round(steps * (k + 1) / number) for k in range(number)}
-    train, best, seconds = graph.part == 0, -1.0, 0.0
+    model, graph, training = _train(run, steps)
+    best = -1.0
     points: list[dict[str, float]] = []
-    for step in range(1, steps + 1):
-        started = time.process_time()
-        loss = F.cross_entropy(model(graph.x, graph.edge_index)[train], graph.y[train])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        seconds += time.process_time() - started
+    for step, loss, seconds in training:
         if step in stops:
             valid, test = evaluate(model, graph, 1), evaluate(model, graph, 2)
-            point = {"epoch": step, "valid": valid, "test": test, "train_loss": loss.item()}
-            points.append(point)
+            point = {"epoch": step, "valid": valid, "test": test, "train_loss": loss}
+            points.append(point | {"processor_seconds": round(seconds, 2)})
             if valid > best:
                 best, at, found = valid, step, test
                 scores = {f"outliers_{100 * p:.0f}": evaluate(model, graph, 2, p) for p in OUTLIERS}
@@ -209,43 +221,38 @@ def perform(run: Run, path: Path) -> Outcome:
 @command
 def main(argv: Sequence[str]) -> int:
     """Makes the study; exit code 1 when a run failed."""
-    config = parse(argv)
+    config = Config(**PARSER.values(argv))
     shared = {key: value for key, value in asdict(config).items() if key not in NOT_OF_A_RUN}
+    shared["learning_rate"] = config.learning_rates[0]
 
     def settings(row: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in (shared | changes).items() if value is not None}
 
-    tuned: dict[str, Sequence[Any]] = {
-        "norm": config.norms,
-        "learning_rate": config.learning_rates,
-    }
     grid = Grid(
         "nodes",
         dict.fromkeys(AGGREGATORS, "sum"),
         settings,
         perform,
-        Tuning(tuned, TUNING_SEED, {}, "learning_rate"),
+        Tuning(
+            {"norm": config.norms, "learning_rate": config.learning_rates},
+            TUNING_SEED,
+            {},
+            "learning_rate",
+        ),
         is_lower_better=False,
         identity={"data": "block-model graphs"},
+        seconds=estimate,
     )
-    places = Path(config.results), Path("runs", "nodes")
-    return run_study(grid, config.methods, range(config.seeds), *places, config.jobs)
+    return run_study(grid, config.methods, range(config.seeds), Path(config.out), config.jobs)
 
 
-def parse(argv: Sequence[str]) -> Config:
-    """The settings of the study from the command line."""
-    parser = ArgumentParser(
-        prog="python -m experiments.nodes",
-        description="Node classification, EA against other aggregators over neighbours. "
-        "Interrupted, call it again: it continues with the next run.",
-        exit_on_error=False,
-    )
-    parser.add_class_arguments(Config)
-    try:
-        return Config(**parser.parse_args(list(argv)).as_dict())
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-
+PARSER = Parser(
+    Config,
+    "python -m experiments.nodes",
+    "Node classification, EA against other aggregators over neighbours. Interrupted, call it "
+    "again: it continues with the next run.",
+    {"methods": "study", "ea_rate": "run"},
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,11 +5,11 @@ import torch
 
 from experiments import nodes
 from experiments.nodes import AGGREGATORS, NODES, SPLIT, NodeNetwork, evaluate, sample_graph
-from experiments.studies.records import Records
+from experiments.records import Records
 
 TINY = [
     *("--steps", "4", "--evaluations", "2", "--seeds", "2", "--width", "8", "--dropout", "0"),
-    *("--learning_rates", "[0.001, 0.01]", "--norms", "[null, both]", "--results", "results"),
+    *("--learning-rates", "[0.001, 0.01]", "--norms", "[null, both]", "--out", "results"),
 ]
 
 
