@@ -102,7 +102,7 @@ EXPERIMENTS = [
     {"report"},
     {"engine"},
     {"sets", "molpcba"},
-    {"median", "counting", "studies"},
+    {"median", "counting", "nodes", "studies"},
 ]
 """Parts of the experiments, from below to above; a part imports from lower ones."""
 
@@ -131,7 +131,12 @@ def test_no_modules_of_the_experiments_import_each_other() -> None:
 
 
 def test_studies_of_sets_do_not_import_the_molecule_packages() -> None:
-    assert loaded("experiments.median, experiments.sets", ("ogb", "rdkit", "lightning")) == []
+    assert (
+        loaded(
+            "experiments.median, experiments.nodes, experiments.sets", ("ogb", "rdkit", "lightning")
+        )
+        == []
+    )
 
 
 def test_the_solver_never_meets_autograd_or_a_graph() -> None:
