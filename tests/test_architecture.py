@@ -131,12 +131,8 @@ def test_no_modules_of_the_experiments_import_each_other() -> None:
 
 
 def test_studies_of_sets_do_not_import_the_molecule_packages() -> None:
-    assert (
-        loaded(
-            "experiments.median, experiments.nodes, experiments.sets", ("ogb", "rdkit", "lightning")
-        )
-        == []
-    )
+    sets = "experiments.median, experiments.nodes, experiments.sets"
+    assert loaded(sets, ("ogb", "rdkit", "lightning")) == []
 
 
 def test_the_solver_never_meets_autograd_or_a_graph() -> None:
