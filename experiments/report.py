@@ -12,7 +12,7 @@ from statistics import mean, stdev
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from experiments.common import UserError, atomic, command, mean_and_deviation, write_text
 from experiments.metrics import SMALL, TITLES
@@ -20,8 +20,8 @@ from experiments.records import FRESH, LAST, RECORDS, Records
 
 
 def report(folder: Path) -> str:
-    """Makes ``table.md``, ``outcome.png`` and, of scores along the runs, ``learning.png`` of the
-    records in ``folder``, and of nothing else; returns the table.
+    """Makes ``table.md``, ``outcome.png`` and, of scores along the runs, ``learning.png`` and
+    ``fit.png`` of the records in ``folder``, and of nothing else; returns the table.
     """
     records = Records(folder)
     text = markdown(records)
@@ -29,6 +29,8 @@ def report(folder: Path) -> str:
     save_figure(draw_points(records.runs), folder / "outcome.png")
     if records.curves["epoch"].nunique() > 1:
         save_figure(draw_learning(records), folder / "learning.png")
+    if {"train_loss", "processor_seconds"} <= set(records.curves):
+        save_figure(draw_fit(records), folder / "fit.png")
     return text
 
 
@@ -162,6 +164,10 @@ def difference_text(values: Sequence[float]) -> str:
 
 # ---- figures
 
+SHARES = ("ap", "rocauc", "accuracy")
+"""Metrics between 0 and 1, whose differences near 1 are shown by a logit scale."""
+TICKS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+
 
 def draw_learning(records: Records) -> Figure:
     """Valid and test score over epochs, the mean over seeds, a line for each row."""
@@ -173,16 +179,51 @@ def draw_learning(records: Records) -> Figure:
     panels = drawing.subplots(1, len(parts), sharey=True, squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):
         for i, row in enumerate(rows):
-            curves = records.curves[records.curves["row"] == row]
-            average = curves.groupby("epoch")[part].mean()
-            style = ("-", "--", ":")[i // 10 % 3]
-            axes.plot(average.index, average, style, color=f"C{i % 10}", label=row)
+            average = _average(records, row)[part]
+            axes.plot(average.index, average, _style(i), color=f"C{i % 10}", label=row)
         axes.set(xlabel="training step" if is_fresh else "epoch", yscale=_scale(first.metric))
         axes.set_title(f"{part} {TITLES[first.metric]}, mean over seeds")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return drawing
+
+
+def draw_fit(records: Records) -> Figure:
+    """Valid score over processor time and over train loss, the mean over seeds, a line a row.
+
+    At equal train loss a row that is lower overfits; one whose line ends at a higher train loss
+    lacks fit or capacity.
+    """
+    first, rows = records.runs.iloc[0], list(records.runs["row"].unique())
+    drawing = Figure(figsize=(11, 4 + 0.12 * len(rows)), layout="constrained")
+    left, right = drawing.subplots(1, 2, sharey=True)
+    for i, row in enumerate(rows):
+        average, style = _average(records, row), {"ls": _style(i), "color": f"C{i % 10}"}
+        left.plot(average["processor_seconds"].cumsum(), average["valid"], **style, label=row)
+        right.plot(average["train_loss"], average["valid"], **style)
+    left.set(xlabel="processor time of training, seconds", xscale="log", ylabel="valid score")
+    right.set(xlabel="train loss", xscale="log")
+    for axes in (left, right):
+        axes.set_title(f"valid {TITLES[first.metric]}, mean over seeds")
+        if first.metric in SHARES:
+            axes.set_yscale("logit")
+            axes.yaxis.set_major_locator(FixedLocator(TICKS))
+            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.25)
+    drawing.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return drawing
+
+
+def _average(records: Records, row: str) -> pd.DataFrame:
+    """The curves of a row, the mean over its seeds."""
+    own = records.curves[records.curves["row"] == row]
+    return own.drop(columns=["row", "seed"]).groupby("epoch").mean()
+
+
+def _style(number: int) -> str:
+    return ("-", "--", ":")[number // 10 % 3]
 
 
 def draw_points(runs: pd.DataFrame) -> Figure:
