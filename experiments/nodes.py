@@ -211,7 +211,7 @@ def perform(run: Run, path: Path) -> Outcome:
     record: dict[str, Any] = {
         "metric": "accuracy", "valid": best, "test": found,
         "test_last": curve["test"].tail(LAST).mean(), "best_epoch": at, "epochs": steps,
-        "train_seconds": round(seconds, 2), "threads": torch.get_num_threads(),
+        "train_seconds": seconds / steps, "threads": torch.get_num_threads(),
         "parameters": count_parameters(model), "data": "block-model graphs", "split": "random",
         "graphs": "", "fingerprint": print_of_graph, "revision": revision(), **scores,
     }  # fmt: skip
