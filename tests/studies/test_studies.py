@@ -128,6 +128,16 @@ def test_a_value_is_chosen_for_each_row(call, folder, tmp_path):
     assert "lr is each row's best of 0.0001, 0.02" in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_tries_may_be_shorter(call, folder, tmp_path, capsys):
+    assert "tunes no setting" in refused(call, capsys, "--tuning-epochs", "2")
+    (folder / "tiny.yaml").write_text(TINY + "tune: {values: {lr: [0.01]}, seed: 9}\n")
+    assert "--epochs" in refused(call, capsys, "--tuning-epochs", "0")
+    assert call("--rows", "mean", "--tuning-epochs", "2") == 0
+    records = Records(tmp_path / "out")
+    assert [json.loads(own)["epochs"] for own in records.tuning["config"]] == [2]
+    assert records.runs["epochs"].tolist() == [5, 5]
+
+
 def test_a_study_says_how_much_there_is_to_do(call, tmp_path, capsys):
     said = r"2 runs of about .*\bs, about .* in all \(--jobs 1\); records in .*/out$"
     handler = signal.getsignal(signal.SIGTERM)
