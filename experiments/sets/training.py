@@ -14,7 +14,7 @@ from torch_geometric.nn.aggr import EquilibriumAggregation
 
 from experiments.common import UserError
 from experiments.sets.aggregators import AGGREGATORS, Entry
-from pyg_ea import auxiliary_loss, collect_solutions
+from pyg_ea import EAAggregation, auxiliary_loss, collect_solutions
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 # The gradient of all parameters is clipped to this many times the running mean of its norm. A fixed
