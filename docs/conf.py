@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 # command lines are shown by this interpreter, at the width of a page
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ["PYTHONPATH"] = str(ROOT)  # of this checkout
 os.environ["COLUMNS"] = "80"
 os.environ["PYTHONWARNINGS"] = "ignore"
 

@@ -15,6 +15,7 @@ from benchmarks import loader, ogb_loop, readouts, scale
 from benchmarks.gpu.report import report as report_gpu
 from benchmarks.records import read
 from benchmarks.report import report as report_benchmark
+from docs import claims
 from docs.common import MADE, folders
 from docs.idea import idea
 from docs.pictures import figures, svg
@@ -34,7 +35,7 @@ TRAINER = {
 
 def main() -> None:
     """Writes all tables and pictures."""
-    for path, make in (full_tables() | pages()).items():
+    for path, make in (full_tables() | pages() | claims.pages()).items():
         write_text(path, make())
     for path, draw in (figures() | {MADE / "idea.svg": idea}).items():
         write_text(path, svg(draw))
@@ -43,7 +44,7 @@ def main() -> None:
 def full_tables() -> dict[Path, Callable[[], str]]:
     """Returns the function that makes the table of each record, by the file it is kept in."""
     tables: dict[Path, Callable[[], str]] = {}
-    for pattern in ("ablations/*", "median*", "counting*", "molpcba/*"):
+    for pattern in ("ablations/*", "median*", "counting*", "nodes*", "molpcba/*"):
         for folder in folders(pattern):
             tables[folder / "table.md"] = partial(_study, folder)
     for folder in folders("benchmarks/*"):

@@ -83,11 +83,11 @@ def make(lr: float, steps: int) -> EAAggregation:
     )
 
 
-figure, panels = plt.subplots(1, 3, figsize=(9.6, 3.4), layout="constrained")
+figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.9), layout="constrained")
 for axes, (name, (lr, steps)) in zip(panels, SETTINGS.items(), strict=True):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # shown below
-        draw(axes, make(lr, steps), steps, f"{name}: {steps} steps of size {lr}")
+        draw(axes, make(lr, steps), steps, f"{name}:\n{steps} steps of size {lr}")
 
 # %%
 # What a program sees
@@ -132,7 +132,7 @@ axes.legend(fontsize="small")
 torch.manual_seed(3)
 layer = EAAggregation(2, 2, hidden_channels=16, steps=15)
 print(layer.diagnose(x))
-figure, panels = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
+figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.4), layout="constrained")
 draw(panels[0], layer, 5, "5 steps, the default of EAGlobalPool")
 draw(panels[1], layer, 60, "60 steps")
 

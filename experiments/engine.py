@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -26,14 +28,30 @@ from experiments.report import report
 
 
 class Tuning(NamedTuple):
-    """A setting of which each row first tries these values, with a seed that no run of the study
-    itself should have; ``others`` are settings of these tries alone.
+    """Settings of which each row first tries all combinations of these values, with a seed that no
+    run of the study itself should have; ``others`` are settings of these tries alone.
+
+    Of the setting ``extend``, a positive number, more values are tried while the best one is the
+    largest or the smallest: 1 or 3 times a power of ten.
     """
 
-    setting: str
-    values: Sequence[Any]
+    values: dict[str, Sequence[Any]]
     seed: int
     others: dict[str, Any]
+    extend: str | None = None
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """All combinations of the values given."""
+        return [dict(zip(self.values, own, strict=True)) for own in product(*self.values.values())]
+
+    def beyond(self, best: dict[str, Any], tried: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What to try next where the best value is at the edge of those tried."""
+        key = self.extend
+        if key is None:
+            return []
+        alike = [own[key] for own in tried if own | {key: None} == best | {key: None}]
+        ways = [way for way, edge in ((-1, min(alike)), (1, max(alike))) if best[key] == edge]
+        return [best | {key: _step(best[key], way)} for way in ways]
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class Grid:
         settings: all settings of a run, from its row, its seed and what is changed in the row.
         perform: makes a run, or the rest of it, in a folder of its own. With several at a time it
             must be importable or picklable, for it runs in worker processes.
-        tuning: how each row finds its own value of a setting.
+        tuning: how each row finds its own values of some settings.
         is_lower_better: whether the smallest score is the best.
         identity: columns of the records that all runs have in common.
         seconds: estimates the time of a run.
@@ -61,7 +79,7 @@ class Grid:
     identity: dict[str, str]
     seconds: Callable[[Run], float]
 
-    def run(self, row: str, seed: int, tries: str | None = None, **changes: Any) -> Run:
+    def run(self, row: str, seed: int, tries: tuple[str, ...] | None = None, **changes: Any) -> Run:
         """One run of the study."""
         return Run(row, seed, self.settings(row, seed, changes), self.references[row], tries)
 
@@ -89,7 +107,7 @@ def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, 
     with owned(out, "--out"):
         records = Records(out)
         records.check_same({"study": grid.study, **grid.identity})
-        tries, chosen = _tries(grid, rows), _chosen(grid, rows, records)
+        tries, chosen = _tries(grid, rows, records), _chosen(grid, rows, records)
         runs = [grid.run(row, seed, **chosen.get(row, {})) for seed in seeds for row in rows]
         missing = [run for run in (*tries, *runs) if is_missing(run, records, chosen)]
         if not missing:
@@ -99,7 +117,7 @@ def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, 
             )
             return 0
         print(_announcement(grid, missing, len(tries) + len(runs), out, jobs), flush=True)
-        failures = make(grid, tries, records, jobs)
+        failures = _tune(grid, rows, records, jobs)
         chosen = _chosen(grid, rows, records)
         runs = [grid.run(row, seed, **own) for seed in seeds for row, own in chosen.items()]
         failures += make(grid, runs, records, jobs)
@@ -110,24 +128,39 @@ def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, 
     return 1 if failures else 0
 
 
-def _tries(grid: Grid, rows: Sequence[str]) -> list[Run]:
-    """The runs by which each row finds its value of a setting."""
-    if grid.tuning is None:
+def _tune(grid: Grid, rows: Sequence[str], records: Records, jobs: int) -> list[str]:
+    """Makes the tries of each row, those beyond the edge too; returns the failed ones, in words."""
+    failures: list[str] = []
+    made: set[str] = set()
+    while tries := [run for run in _tries(grid, rows, records) if run.name not in made]:
+        failures += make(grid, tries, records, jobs)
+        made |= {run.name for run in tries}
+    return failures
+
+
+def _tries(grid: Grid, rows: Sequence[str], records: Records) -> list[Run]:
+    """The runs by which each row finds its values, as far as they follow from those recorded."""
+    if (tuning := grid.tuning) is None:
         return []
-    setting, values, seed, others = grid.tuning
+    best = records.best_values(grid.is_lower_better)
+    values = {row: tuning.combinations() for row in rows}
+    for row, own in values.items():
+        tried = records.tried(row)
+        if all(value in tried for value in own):
+            own += tuning.beyond(best[row], tried)
     return [
-        grid.run(row, seed, setting, **others, **{setting: value})
-        for row in rows
-        for value in values
+        grid.run(row, tuning.seed, tuple(tuning.values), **tuning.others, **value)
+        for row, own in values.items()
+        for value in own
     ]
 
 
 def _chosen(grid: Grid, rows: Sequence[str], records: Records) -> dict[str, dict[str, Any]]:
-    """What each row changes: the best value that it tried. Rows without one are left out."""
+    """What each row changes: the best values that it tried. Rows without are left out."""
     if grid.tuning is None:
         return {row: {} for row in rows}
     best = records.best_values(grid.is_lower_better)
-    return {row: {grid.tuning.setting: best[row]} for row in rows if row in best}
+    return {row: best[row] for row in rows if row in best}
 
 
 def is_missing(run: Run, records: Records, chosen: Collection[str]) -> bool:
@@ -160,6 +193,11 @@ def _estimated(grid: Grid, run: Run) -> float:
         return grid.seconds(run)
     except UserError:  # the run itself will say so, and the others go on
         return 0.0
+
+
+def _step(value: float, way: int) -> float:
+    """The next smaller (``way`` -1) or larger (1) of ..., 0.1, 0.3, 1, 3, 10, 30, ..."""
+    return float(f"{10 ** ((round(2 * math.log10(value)) + way) / 2):.0e}")
 
 
 def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[str]:

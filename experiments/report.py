@@ -9,26 +9,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from experiments.common import UserError, atomic, command, mean_and_deviation, write_text
 from experiments.metrics import SMALL, TITLES
 from experiments.records import FRESH, LAST, RECORDS, Records
 
+STYLE = Path(__file__).parent / "pictures.mplstyle"
+"""Style of every picture."""
+
 
 def report(folder: Path) -> str:
-    """Makes ``table.md``, ``outcome.png`` and, of scores along the runs, ``learning.png`` of the
-    records in ``folder``, and of nothing else; returns the table.
+    """Makes ``table.md``, ``outcome.png`` and, of scores along the runs, ``learning.png`` and
+    ``fit.png`` of the records in ``folder``, and of nothing else; returns the table.
     """
     records = Records(folder)
     text = markdown(records)
     write_text(folder / "table.md", text)
-    save_figure(draw_points(records.runs), folder / "outcome.png")
-    if records.curves["epoch"].nunique() > 1:
-        save_figure(draw_learning(records), folder / "learning.png")
+    with mpl.rc_context(fname=STYLE):
+        save_figure(draw_points(records.runs), folder / "outcome.png")
+        if records.curves["epoch"].nunique() > 1:
+            save_figure(draw_learning(records), folder / "learning.png")
+        if {"train_loss", "processor_seconds"} <= set(records.curves):
+            save_figure(draw_fit(records), folder / "fit.png")
     return text
 
 
@@ -78,15 +85,29 @@ def markdown(records: Records) -> str:
     lines.insert(3, "|---" * len(table.columns) + "|")
     if len(tried):
         names, seeds = (", ".join(map(str, tried[key].unique())) for key in ("setting", "seed"))
-        values = ", ".join(sorted(tried["value"].unique(), key=float))
+        settings = names.split(", ")
+        columns = zip(*tried["value"].map(lambda own: json.loads(f"[{own}]")), strict=True)
+        values = "; ".join(", ".join(map(_plain, sorted(set(own), key=_order))) for own in columns)
         configs = runs.groupby("row", sort=False)["config"].first().map(json.loads)
-        chosen = ", ".join(f"{row} {config[names]}" for row, config in configs.items())
+        chosen = ", ".join(
+            " ".join([row, *(_plain(config.get(key)) for key in settings)])
+            for row, config in configs.items()
+        )
         lines += [
             "",
-            f"{names} is each row's best of {values}, by the {valid} of a run with seed {seeds}, "
+            f"{names} {'are' if len(settings) > 1 else 'is'} each row's best of {values}, "
+            f"by the {valid} of a run with seed {seeds}, "
             f"which is not in the table: {chosen}.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def _order(value: object) -> tuple[str, object]:
+    return type(value).__name__, value
 
 
 def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:
@@ -148,54 +169,101 @@ def difference_text(values: Sequence[float]) -> str:
 
 # ---- figures
 
+COLORS = 7
+"""Colours of the style."""
+WIDTH = 7.2
+"""Inches: the width of a page, so that text of 9 points keeps its size."""
+SHARES = ("ap", "rocauc", "accuracy")
+"""Metrics between 0 and 1, whose differences near 1 are shown by a logit scale."""
+TICKS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+
 
 def draw_learning(records: Records) -> Figure:
     """Valid and test score over epochs, the mean over seeds, a line for each row."""
     first, rows = records.runs.iloc[0], list(records.runs["row"].unique())
     is_fresh = first.split == FRESH
-    drawing = Figure(figsize=(11, 4 + 0.12 * len(rows)), layout="constrained")
+    drawing = Figure(figsize=(WIDTH, 3.2 + 0.08 * len(rows)))
     parts = ["test"] if is_fresh else ["valid", "test"]
     parts = [part for part in parts if records.curves[part].notna().any()]
     panels = drawing.subplots(1, len(parts), sharey=True, squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):
         for i, row in enumerate(rows):
-            curves = records.curves[records.curves["row"] == row]
-            average = curves.groupby("epoch")[part].mean()
-            style = ("-", "--", ":")[i // 10 % 3]
-            axes.plot(average.index, average, style, color=f"C{i % 10}", label=row)
+            average = _average(records, row)[part]
+            axes.plot(average.index, average, _style(i), color=f"C{i % COLORS}", label=row)
         axes.set(xlabel="training step" if is_fresh else "epoch", yscale=_scale(first.metric))
         axes.set_title(f"{part} {TITLES[first.metric]}, mean over seeds")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-    drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _add_legend(drawing, panels[0])
     return drawing
 
 
+def draw_fit(records: Records) -> Figure:
+    """Valid score over processor time and over train loss, the mean over seeds, a line a row.
+
+    At equal train loss a row that is lower overfits; one whose line ends at a higher train loss
+    lacks fit or capacity.
+    """
+    first, rows = records.runs.iloc[0], list(records.runs["row"].unique())
+    drawing = Figure(figsize=(WIDTH, 3.2 + 0.08 * len(rows)))
+    left, right = drawing.subplots(1, 2, sharey=True)
+    for i, row in enumerate(rows):
+        average, style = _average(records, row), {"ls": _style(i), "color": f"C{i % COLORS}"}
+        left.plot(average["processor_seconds"].cumsum(), average["valid"], **style, label=row)
+        right.plot(average["train_loss"], average["valid"], **style)
+    left.set(xlabel="processor time of training, seconds", xscale="log", ylabel="valid score")
+    right.set(xlabel="train loss", xscale="log")
+    for axes in (left, right):
+        axes.set_title(f"valid {TITLES[first.metric]}, mean over seeds")
+        if first.metric in SHARES:
+            axes.set_yscale("logit")
+            axes.yaxis.set_major_locator(FixedLocator(TICKS))
+            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_locator(NullLocator())
+    _add_legend(drawing, left)
+    return drawing
+
+
+def _add_legend(drawing: Figure, axes: Axes) -> None:
+    """Names the lines of a panel below all panels."""
+    drawing.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+
+def _average(records: Records, row: str) -> pd.DataFrame:
+    """The curves of a row, the mean over its seeds."""
+    own = records.curves[records.curves["row"] == row]
+    return own.drop(columns=["row", "seed"]).groupby("epoch").mean()
+
+
+def _style(number: int) -> str:
+    return ("-", "--", ":", "-.")[number // COLORS % 4]
+
+
 def draw_points(runs: pd.DataFrame) -> Figure:
-    """Scores, and paired differences to the reference: a point for each seed, a bar at the mean."""
+    """Scores and paired differences to the reference: a point for each seed, a bar at the mean."""
     references = runs.groupby("row", sort=False)["reference"].first()
     first, rows = runs.iloc[0], list(references.index)
-    is_fresh = first.split == FRESH
-    drawing = Figure(figsize=(12, 1.6 + 0.3 * len(rows)), layout="constrained")
-    panels = 2 if (runs["row"] != runs["reference"]).any() else 1
-    left, *others = drawing.subplots(1, panels, sharey=True, squeeze=False)[0]
-    for i, row in enumerate(rows):
-        _strip(left, by_seed(runs, row, "test").to_list(), i)
-    left.set_yticks(range(len(rows)), rows)
-    left.set(ylim=(len(rows) - 0.5, -0.5), xscale=_scale(first.metric))
-    epoch = "after training" if is_fresh else "at the best valid epoch"
-    left.set_title(f"test {TITLES[first.metric]} {epoch}", fontsize="medium")
-    for right in others:
-        for i, (row, other) in enumerate(references.items()):
-            if row != other:
-                _strip(right, differences(runs, str(row), other, "test_last"), i)
-        compared = ["" if row == other else f"minus {other}" for row, other in references.items()]
-        right.secondary_yaxis("right").set_yticks(range(len(rows)), compared)
-        right.set_title(f"paired difference, mean of the last {LAST} epochs", fontsize="medium")
-        right.axvline(0, color="0.5", lw=1)
-    for axes in (left, *others):
-        axes.grid(alpha=0.25)
-    drawing.suptitle(f"{first.study}   (data: {first.data}; split: {first.split})", fontsize=9)
+    epoch = "after training" if first.split == FRESH else "at the best valid epoch"
+    scores = {row: by_seed(runs, row, "test").to_list() for row in rows}
+    compared = {
+        f"{row} \N{MINUS SIGN} {other}": differences(runs, str(row), other, "test_last")
+        for row, other in references.items()
+        if row != other
+    }
+    panels = [values for values in (scores, compared) if values]
+    sizes = [0.9 + 0.24 * len(values) for values in panels]
+    drawing = Figure(figsize=(WIDTH, 0.3 + sum(sizes)))
+    upper, *lower = drawing.subplots(len(panels), 1, height_ratios=sizes, squeeze=False)[:, 0]
+    for axes, values in zip((upper, *lower), panels, strict=True):
+        for i, own in enumerate(values.values()):
+            _strip(axes, own, i)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    upper.set(xscale=_scale(first.metric), title=f"test {TITLES[first.metric]} {epoch}")
+    for axes in lower:
+        axes.set_title(f"paired difference, mean of the last {LAST} epochs")
+        axes.axvline(0, color="0.5", linewidth=1)
+    drawing.suptitle(f"{first.study}   (data: {first.data}; split: {first.split})")
     return drawing
 
 
@@ -204,7 +272,7 @@ def _scale(metric: str) -> str:
 
 
 def _strip(axes: Axes, values: list[float], y: int) -> None:
-    axes.plot(values, [y] * len(values), "o", color=f"C{y % 10}", alpha=0.6)
+    axes.plot(values, [y] * len(values), "o", color=f"C{y % COLORS}", alpha=0.6)
     if values:
         axes.plot(sum(values) / len(values), y, "|", color="k", markersize=16)
 

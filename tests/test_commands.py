@@ -32,6 +32,7 @@ TOY = {
     "experiments.report": "",
     "experiments.median": SETS,
     "experiments.counting": SETS,
+    "experiments.nodes": "--steps 2 --evaluations 1 --seeds 1 --methods [mean]",
     "benchmarks": "--quick --rounds 1 --steps 1 --threads 1 --contestants sum pyg unrolled",
     "benchmarks.loader": "--graphs 40 --batch-sizes [8] --batches 1 --rounds 1",
     "benchmarks.ogb_loop": f"{TRAIN} --seeds 1",
@@ -98,15 +99,18 @@ def test_commands_of_a_page_run(page, tiny_csv, tiny_root, tmp_path, monkeypatch
         if module in ELSEWHERE:
             assert find_spec(module) or module == "build"
             continue
-        if "NAME" in flags:
-            flags[flags.index("NAME")] = min(path.name for path in Path("runs").iterdir())
+        if any("NAME" in word for word in flags):
+            name = min(path.parent.name for path in Path("runs").glob("*/results.json"))
+            flags = [word.replace("NAME", name) for word in flags]
         flags, toy = _on_toy_data(flags, tiny_csv), shlex.split(TOY[module])
         if module in TRAINING:
             toy += ["--root", str(tiny_root)]
             if not {"--csv", "--resume"} & set(flags):
                 toy += ["--csv", str(tiny_csv), "--data-name", "embedded-nci"]
         if module == "experiments.studies":
-            toy += ["--rows", next(iter(Study.read(flags[0]).rows))]
+            study = Study.read(flags[0])
+            toy += ["--rows", next(iter(study.rows))]
+            toy += ["--tuning-epochs", "1"] if study.tuning else []
         assert not main_of(module)([*flags, *toy]), (module, flags)
 
 
@@ -121,7 +125,10 @@ def _on_toy_data(flags: list[str], tiny: Path) -> list[str]:
     if "embedded" in flags:
         place = flags.index("embedded")
         flags = [*flags[: place - 1], "--csv", "embedded.csv", *flags[place + 1 :]]
-    for word in flags:
+    Path("new.smi").write_text("CCO\n")
+    for before, word in zip(["", *flags], flags, strict=False):
+        if before == "--out":
+            continue
         if word.endswith(".csv"):
             Path(word).write_bytes(tiny.read_bytes())
         elif word.endswith(".csv.gz"):

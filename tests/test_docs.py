@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 import runpy
@@ -55,6 +56,8 @@ def test_recorded_output_is_that_of_the_tutorial(tutorial):
 def test_docstring_examples_are_true():
     attempted = 0
     for name in MODULES:
+        if "triton" in name and importlib.util.find_spec("triton") is None:
+            continue  # optional
         module = importlib.import_module(name)
         failed, tried = doctest.testmod(module, extraglobs={"torch": torch})
         assert not failed, name

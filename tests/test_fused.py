@@ -18,6 +18,7 @@ from pyg_ea import (
     EAGlobalPool,
     L2Prior,
     NesterovSolver,
+    ResNetPotential,
     SumEAAggregation,
     Truncated,
     Unrolled,
@@ -31,6 +32,7 @@ from pyg_ea.fused.native import NativeBackend
 from pyg_ea.fused.torch import TorchBackend
 from pyg_ea.potentials import MeanPotential
 from pyg_ea.potentials.closed_form import OUTPUTS
+from pyg_ea.segments import Segments
 from pyg_ea.solver import Solution
 
 EXACT = 1e-10  # of the largest entry, float64: sums in another order
@@ -69,13 +71,20 @@ def run(
     rule: str = "free",
     prior: object = None,
     dtype: torch.dtype = torch.float64,
+    steps: int = 5,
 ) -> list[Tensor]:
     """Fields of the solution, and the gradients of a functional of it in x and all parameters."""
     index, segments = LAYOUTS[layout]
     gtol, clip = RULES[rule]
     torch.manual_seed(0)
     layer = EAAggregation(
-        5, 7, 6, 5, solver=NesterovSolver(0.02, gtol=gtol, clip=clip), adjoint=adjoint, prior=prior
+        5,
+        7,
+        6,
+        steps,
+        solver=NesterovSolver(0.02, gtol=gtol, clip=clip),
+        adjoint=adjoint,
+        prior=prior,
     ).double()
     x = torch.randn(len(index), 5, dtype=torch.float64)
     weight = torch.randn(segments, 7, dtype=torch.float64).to(dtype)
@@ -142,6 +151,18 @@ def test_a_value_that_is_not_finite_stays_in_its_segment_and_is_seen(backend, ba
     assert solution.gradient_max[0].isnan()
     assert not solution.converged[0]
     torch.testing.assert_close(solution.y[1:], expected[1:])
+
+
+def test_inputs_of_norms_are_centred() -> None:
+    """Backends rely on it."""
+    torch.manual_seed(0)
+    potential = ResNetPotential(5, 7, 6).double()
+    x, segments = torch.randn(9, 5, dtype=torch.float64), Segments(torch.zeros(9).long(), 1)
+    bound = potential.bind(x, segments)
+    for columns in (slice(0, 12), slice(12, 18)):
+        assert bound.fixed[:, columns].mean(dim=1).abs().max() < EXACT
+        assert bound.weights.a_y[columns].mean(dim=0).abs().max() < EXACT
+    assert bound.weights.b[:6].mean(dim=0).abs().max() < EXACT
 
 
 @backends
@@ -261,7 +282,7 @@ def test_solve_backend_is_restored_and_refuses_other_names() -> None:
     with pytest.raises(RuntimeError, match="boom"), solve_backend("plain"):
         raise RuntimeError("boom")
     assert is_fused(EAAggregation(4, 4, steps=2), torch.randn(9, 4))
-    with pytest.raises(ValueError, match=r"one of \['auto', 'native', 'torch', 'plain'\], got 'c'"):
+    with pytest.raises(ValueError, match=r"one of \[.*'triton', 'plain'\], got 'c'"):
         solve_backend("c").__enter__()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import subprocess
 import sys
@@ -22,10 +23,12 @@ def test_the_rehearsal_runs_every_part(tmp_path) -> None:
     parts = json.loads((out / "machine.json").read_text())["parts"]
     assert list(parts) == list(LIMITS)
     assert {part["status"] for part in parts.values()} == {"done"}
-    assert not any(part["note"] for part in parts.values())
+    if importlib.util.find_spec("triton") is None:
+        assert "Triton is not installed" in parts["host"].pop("note")
+    assert not any(part.get("note") for part in parts.values())
     with open(out / "measurements.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["section"] for row in rows} == set(LIMITS)
+    assert {row["section"] for row in rows} >= set(LIMITS) - {"host"}
     failed = [r for r in rows if r["quantity"] in ("failed", "failure") and float(r["value"])]
     assert not failed
     assert len(list(out.iterdir())) <= 8
@@ -35,11 +38,11 @@ def test_the_rehearsal_runs_every_part(tmp_path) -> None:
         assert title in text
 
 
-def test_it_takes_eight_minutes_at_most() -> None:
-    assert sum(LIMITS.values()) <= 8 * 60
+def test_it_takes_six_minutes_at_most() -> None:
+    assert sum(LIMITS.values()) <= 6 * 60
 
 
-def test_the_first_four_parts_need_no_more_than_a_gpu_machine_has() -> None:
+def test_the_first_five_parts_need_no_more_than_a_gpu_machine_has() -> None:
     program = (
         "import sys; sys.modules |= dict.fromkeys(('pandas', 'ogb', 'rdkit', 'lightning', "
         "'jsonargparse', 'matplotlib')); import benchmarks.gpu.__main__, tests.test_adjoints"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 pytest.importorskip("rdkit")  # not ogb, whose import asks the network for a newer version
 
+from docs import claims
 from docs.common import STYLE, folders
 from docs.idea import elements, path, trained
 from docs.pictures import add_names, figures, svg
@@ -22,7 +23,7 @@ from experiments.studies.molpcba import SHARED, Study
 
 ROOT = Path(__file__).parent.parent
 ABLATIONS = sorted(p for p in ROOT.glob("results/ablations/*") if p.is_dir())
-TABLES, PAGES, FIGURES = full_tables(), pages(), figures()
+TABLES, PAGES, FIGURES = full_tables(), pages() | claims.pages(), figures()
 REMAKE = "make it again with python -m docs.records"
 
 
@@ -95,8 +96,27 @@ def test_runs_have_the_settings_of_their_rows(study):
         row = Study.read(run.study).rows[run.row]
         assert run.reference == row.reference
         config = json.loads(run.config)
-        own = {k: v for k, v in row.settings.items() if v != config.get(SHARED.get(k))}
-        assert own.items() <= config.items(), run.row
+        for key, value in row.settings.items():
+            assert value in (config.get(key), config.get(SHARED.get(key))), run.row
+
+
+@pytest.mark.parametrize("claim", claims.SUPPORTED, ids=lambda own: own.text)
+def test_a_claim_is_supported(claim):
+    assert claims.verdict(claim) == claims.AHEAD
+
+
+@pytest.mark.parametrize("claim", claims.REFUTED, ids=lambda own: own.text)
+def test_a_claim_is_not_supported(claim):
+    assert claims.verdict(claim) != claims.AHEAD
+
+
+@pytest.mark.parametrize("claim", [*claims.SUPPORTED, *claims.REFUTED], ids=lambda own: own.text)
+def test_a_claim_links_to_its_record(claim):
+    text = (ROOT / "docs" / "records.md").read_text()
+    titles = re.findall("^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub("[^a-z0-9 -]", "", own.lower()).replace(" ", "-") for own in titles}
+    assert claim.page in anchors
+    assert f"results/{claim.record}/table.md" in text
 
 
 def test_there_are_records():

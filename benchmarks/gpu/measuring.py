@@ -17,10 +17,15 @@ from benchmarks.memory import most_allocated
 from benchmarks.records import MEASUREMENTS, Measurement, Recorder
 from benchmarks.workloads import Workload
 from pyg_ea import solve_backend
+from pyg_ea.fused.backends import BackendName
 
 PRECISIONS = ("float32", "tf32", "bf16")
 """Of products: float32, TF32, and bf16 under autocast with all others in TF32."""
 
+ATTEMPTS = "attempts"
+"""File with the rows that a part has tried, in the folder above those of its processes."""
+UNUSABLE = 75
+"""Exit status of a part that cannot go on in the same process."""
 REPETITIONS = 5
 BLOCK = 0.02  # seconds of calls that are timed together
 Step = Callable[[], object]
@@ -68,12 +73,21 @@ class Setup:
 
     def known(self, part: str, who: str) -> dict[str, float]:
         """What an earlier part recorded of a contestant."""
-        path = self.recorder.folder.parent / part / MEASUREMENTS
-        if not path.is_file():
-            return {}
-        with open(path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["contestant"] == who]
-        return {row["quantity"]: float(row["value"]) for row in rows}
+        found: dict[str, float] = {}
+        for path in sorted((self.recorder.folder.parents[1] / part).glob(f"*/{MEASUREMENTS}")):
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["contestant"] == who]
+            found |= {row["quantity"]: float(row["value"]) for row in rows}
+        return found
+
+    def begin(self, row: str) -> bool:
+        """Whether to measure a row: not if an earlier process of this part has tried it."""
+        path = self.recorder.folder.parent / ATTEMPTS
+        if path.is_file() and row in path.read_text().splitlines():
+            return False
+        with open(path, "a") as file:
+            file.write(f"{row}\n")
+        return True
 
 
 @contextmanager
@@ -88,15 +102,22 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def backend(mode: str, device: torch.device) -> BackendName:
+    """The implementation of the solve in an execution mode."""
+    if mode in ("eager", "plain"):
+        return "torch" if mode == "eager" else "plain"
+    return "triton" if device.type == "cuda" else "auto"
+
+
 def prepared(step: Step, mode: str, device: torch.device) -> Step:
     """``step`` in an execution mode, after a first call.
 
-    Modes: ``eager``, operations one by one; ``default``, on a GPU the inner step compiled, on a CPU
-    the C code; ``graph``, the default in a CUDA graph, on a GPU only.
+    Modes: ``eager``, the backend in torch operations; ``plain``, plain PyTorch; ``triton``, the
+    Triton backend, on a CPU the C code; ``graph``, Triton in a CUDA graph, on a GPU only.
     """
 
     def run() -> None:
-        with solve_backend("torch" if mode == "eager" else "auto"):
+        with solve_backend(backend(mode, device)):
             step()
 
     if mode != "graph":
@@ -108,6 +129,14 @@ def prepared(step: Step, mode: str, device: torch.device) -> Step:
     with torch.cuda.graph(graph):
         run()
     return graph.replay
+
+
+def is_usable(device: torch.device) -> bool:
+    """Whether the device still computes: after some failures CUDA refuses everything."""
+    try:
+        return torch.zeros(1, device=device).item() == 0
+    except RuntimeError:
+        return False
 
 
 def stream(mode: str, device: torch.device) -> AbstractContextManager[object]:

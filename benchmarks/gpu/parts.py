@@ -1,6 +1,6 @@
 """Parts of the GPU benchmark.
 
-Parts 1 to 4 need torch, torch_geometric, numpy and pytest only; parts 5 and 6 need the trainer's
+Parts 1 to 5 need torch, torch_geometric, numpy and pytest only; parts 6 and 7 need the trainer's
 packages and molecules that the trainer has prepared.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -27,9 +27,10 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.gin import molecules
 from benchmarks.gpu.measuring import (
-    PRECISIONS,
+    UNUSABLE,
     Setup,
     Step,
+    is_usable,
     peak,
     precision,
     prepared,
@@ -39,25 +40,36 @@ from benchmarks.gpu.measuring import (
 from benchmarks.model import ModelTimer
 from benchmarks.products import ProductCounter
 from benchmarks.timing import CLOCKS, backward
-from benchmarks.workloads import HALF_PRECISION, READOUT_300, WORKLOADS, Workload
+from benchmarks.workloads import (
+    HALF_PRECISION,
+    LOCAL_100,
+    READOUT_64,
+    READOUT_300,
+    WORKLOADS,
+    Workload,
+)
+from pyg_ea import solve_backend
 
 ROOT = Path(__file__).parents[2]
-MAIN = (READOUT_300, Workload("batch-1024", 1_024 * 26, 1_024, 300))
-PLANS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # contestant: precisions, modes
-    "unrolled": (PRECISIONS, ("eager", "default", "graph")),
-    "pyg": (PRECISIONS, ("eager",)),
-    "listing": (("float32", "tf32"), ("eager",)),
-    "sum": (("float32",), ("eager",)),
-    "pna": (PRECISIONS, ("eager",)),
-}
-SHORT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # for the other sizes
-    "unrolled": (("bf16",), ("default", "graph")),
-    "pyg": (("bf16",), ("eager",)),
-    "sum": (("float32",), ("eager",)),
-    "pna": (("bf16",), ("eager",)),
-}
+BATCH_1024 = Workload("batch-1024", 1_024 * 26, 1_024, 300)
+MAIN = (READOUT_300, READOUT_64, LOCAL_100, BATCH_1024)
+Row = tuple[str, str, str]
+"""Contestant, precision and execution mode."""
+FIRST: list[Row] = [  # at the main sizes, then at the others
+    ("unrolled", "bf16", "triton"),
+    ("pyg", "bf16", "eager"),
+    ("sum", "float32", "eager"),
+    ("unrolled", "bf16", "graph"),
+]
+THEN: list[Row] = [  # at the main sizes
+    *(("unrolled", name, mode) for name in ("tf32", "float32") for mode in ("triton", "graph")),
+    ("unrolled", "bf16", "eager"),
+    ("pna", "bf16", "eager"),
+    ("pyg", "tf32", "eager"),
+    ("listing", "tf32", "plain"),
+]
 BATCHES = (256, 32, 1_024)
-READOUTS = [("sum", 0), *((who, t) for who in ("unrolled", "half-width") for t in (2, 5, 10, 15))]
+READOUTS = [("sum", 0), *((who, t) for t in (5, 15, 2, 10) for who in ("unrolled", "half-width"))]
 TRAINER_NEEDS = ("ogb", "rdkit", "lightning", "jsonargparse", "pandas")
 
 
@@ -89,39 +101,70 @@ def tests(setup: Setup) -> None:
         setup.add("tests", "all", "tests", name, number, unit="tests")
 
 
+def host(setup: Setup) -> None:
+    """Part 2: the host's own time of a step with Triton, and its launches. Needs no GPU."""
+    if importlib.util.find_spec("triton") is None:
+        print("left out: Triton is not installed")
+        return
+    from benchmarks.gpu.dry import install, launches
+
+    dry, counts = install(90), {}
+    size = Workload("toy", 26, 1, 16, steps=15)
+    for steps in (14, 15):
+        size = replace(size, steps=steps)
+        step = _layer_step(replace(setup, device=torch.device("cpu")), size, "unrolled")[1]
+        with solve_backend("triton"):
+            step()
+            counts[steps] = launches(dry, step)
+            times = [_processor_time(step) for _ in range(20)]
+    add = setup.row("host", size, "unrolled", "float32")
+    add("launches of an inner step", counts[15] - counts[14], unit="launches")
+    add("launches of a step", counts[15], unit="launches")
+    for repetition, value in enumerate(times):
+        add("step", value, repetition=repetition)
+
+
+def _processor_time(step: Step) -> float:
+    started = process_time()
+    step()
+    return process_time() - started
+
+
 def layer(setup: Setup) -> None:
-    """Part 2: a training step of the layer against its peers."""
-    others = [w for w in WORKLOADS.values() if w not in (READOUT_300, HALF_PRECISION)]
-    for workload in (READOUT_300, others[-1]) if setup.rehearse else (*MAIN, *others):
-        plan = PLANS if workload in MAIN else SHORT
-        size = setup.size(workload)
-        for who, (names, modes) in plan.items():
-            for mode in modes:
-                for name in names:
-                    build = partial(_layer_step, setup, size, who)
-                    _measure(setup, "layer", size, who, name, mode, build)
+    """Part 3: a training step of the layer against its peers, rows of most worth first."""
+    others = [w for w in WORKLOADS.values() if w not in (*MAIN, HALF_PRECISION)]
+    main, others = (MAIN[:1], others[-1:]) if setup.rehearse else (MAIN, others)
+    for sizes, rows in ((main, FIRST), (main, THEN), (others, FIRST)):
+        for size in map(setup.size, sizes):
+            for who, name, mode in rows:
+                build = partial(_layer_step, setup, size, who)
+                _measure(setup, "layer", size, who, name, mode, build)
 
 
 def model(setup: Setup) -> None:
-    """Part 3: a training step of the GIN with sum and EA (E.2), and what its loader takes."""
-    readouts = READOUTS[::4] if setup.rehearse else READOUTS
-    full_width = [(who, steps) for who, steps in readouts if who != "half-width"]
+    """Part 4: a training step of the GIN with sum and EA (E.2), and what its loader takes."""
+    batches = [replace(READOUT_300, name=f"gin-{n}", segments=n, steps=0) for n in BATCHES]
+    if setup.rehearse:
+        batches = [replace(setup.size(batches[0]), segments=4, steps=0)]
+    full_width = [(who, steps) for who, steps in READOUTS if who != "half-width"]
+    readouts, modes = READOUTS, ("triton", "graph")
+    if setup.rehearse:
+        readouts = full_width = READOUTS[::4]
 
     def measure(size: Workload, who: str, steps: int, name: str, mode: str) -> None:
         size = replace(size, steps=steps)
         _measure(setup, "model", size, who, name, mode, partial(_model_step, setup, size, who))
 
-    sizes = []
-    for graphs in (4,) if setup.rehearse else BATCHES:
-        workload = replace(READOUT_300, name=f"gin-{graphs}", segments=graphs, steps=0)
-        sizes.append(replace(setup.size(workload), segments=graphs))
-        _loader(setup, workload)
-        for who, steps in readouts if len(sizes) == 1 else full_width:
-            measure(sizes[-1], who, steps, "bf16", "default")
+    for mode in modes:
+        for who, steps in readouts:
+            measure(batches[0], who, steps, "bf16", mode)
+    for size in batches:
+        if setup.begin(f"loader {size.name}"):
+            _loader(setup, size)
     for who, steps in full_width:
-        measure(sizes[0], who, steps, "tf32", "default")
-    for who, steps in full_width:  # last, for CUDA is of no use after a capture that failed
-        measure(sizes[0], who, steps, "bf16", "graph")
+        for size in batches[1:]:
+            measure(size, who, steps, "bf16", "triton")
+        measure(batches[0], who, steps, "tf32", "triton")
 
 
 def _layer_step(setup: Setup, size: Workload, who: str) -> tuple[nn.Module, Step]:
@@ -157,6 +200,8 @@ def _measure(
     """Records time and peak memory of a step, or that and why it failed."""
     if mode == "graph" and setup.device.type == "cpu":
         return
+    if not setup.begin(" ".join([section, size.name, who, str(size.steps), name, mode])):
+        return
     add = setup.row(section, size, who, f"{name} {mode}")
     try:
         with stream(mode, setup.device), precision(name, setup.device):
@@ -170,6 +215,8 @@ def _measure(
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         print(f"{size.name}, {who}, {name} {mode}: {reason}")
         add("failed", 1, unit=reason[:120])
+        if not is_usable(setup.device):
+            sys.exit(UNUSABLE)
     gc.collect()
     if setup.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -201,17 +248,17 @@ def _loader(setup: Setup, workload: Workload) -> None:
 
 
 def profiles(setup: Setup) -> None:
-    """Part 4: kernels, their share of a step, and the rate of products reached."""
+    """Part 5: kernels, their share of a step, and the rate of products reached."""
     device = setup.device
     size = setup.size(READOUT_300)
     graphs = setup.size(replace(READOUT_300, name="gin-256"))
     steps = {}
-    for mode in ("eager", "default"):
+    for mode in ("triton", "eager"):
         steps["layer", mode, size.steps] = _layer_step(setup, size, "unrolled")[1]
         fewer = replace(size, steps=size.steps - 1)
         steps["layer", mode, size.steps - 1] = _layer_step(setup, fewer, "unrolled")[1]
-    steps["gin sum", "default", 0] = _model_step(setup, replace(graphs, steps=0), "sum")[1]
-    steps["gin", "default", graphs.steps] = _model_step(setup, graphs, "unrolled")[1]
+    steps["gin sum", "triton", 0] = _model_step(setup, replace(graphs, steps=0), "sum")[1]
+    steps["gin", "triton", graphs.steps] = _model_step(setup, graphs, "unrolled")[1]
     with precision("bf16", device):
         for (case, mode, number), step in steps.items():
             run = prepared(step, mode, device)
@@ -261,18 +308,18 @@ def _rates(setup: Setup) -> None:
 
 
 def stand_in(setup: Setup) -> None:
-    """Part 5: one epoch of the trainer on the CSV with sum and EA-5, and its evaluation."""
+    """Part 6: one epoch of the trainer on the CSV with sum and EA-5, and its evaluation."""
     for readout in ("sum", "ea"):
         _train(setup, "stand-in", readout, epochs=1)
 
 
 def training(setup: Setup) -> None:
-    """Part 6: training for real, as many epochs as fit."""
+    """Part 7: training for real, as many epochs as fit."""
     started = perf_counter()
     for readout, share in (("sum", 0.3), ("ea", 1.0)):
         known = setup.known("stand-in", readout)
         if "seconds" not in known:
-            print("left out: part 5 has no time of an epoch")
+            print("left out: part 6 has no time of an epoch")
             return
         left = (setup.seconds - (perf_counter() - started)) * share - known["set-up"]
         epochs = 2 if setup.rehearse else int(left / known["seconds"])
@@ -312,6 +359,7 @@ def _train(setup: Setup, section: str, readout: str, epochs: int) -> None:
 
 PARTS: dict[str, Callable[[Setup], None]] = {
     "tests": tests,
+    "host": host,
     "layer": layer,
     "model": model,
     "profile": profiles,

@@ -24,11 +24,14 @@ from experiments.flags import Parser, flag, opt, split
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets"
 ADJOINTS = re.compile(r"unrolled|checkpointed|implicit|truncated-[1-9]\d*")
 READOUTS = (
-    "ea", "sum", "mean", "max", "attention", "set2set", "set-transformer", "pna", "pyg-ea",
+    "ea", "sum", "mean", "max", "attention", "set2set", "set-transformer", "pna",
+    "deepsets", "pyg-ea",
 )  # fmt: skip
 """Parts of a readout by name; :mod:`experiments.molpcba.readouts` builds them."""
 ITERATIVE = ("ea", "pyg-ea")
-"""Parts that take ``--steps``; their output has ``--ea-width`` channels."""
+"""Parts that take ``--steps`` and ``--ea-lr``."""
+SIZED = (*ITERATIVE, "deepsets")
+"""Parts whose output has ``--ea-width`` channels."""
 OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A user's readout: ``package.module:Name``."""
 REQUIRED = ("width", "layers", "dropout", "epochs", "batch_size", "lr")
@@ -90,12 +93,16 @@ class Config:
     width: PositiveInt = opt(None, "node features")
     layers: PositiveInt = opt(None, "rounds of message passing")
     dropout: ClosedUnitInterval = opt(None, "share of features left out in training")
+    input_norm: Literal["layer"] | None = opt(None, "norm on the nodes before the readout")
     readout_norm: Literal["layer", "none"] | None = opt(None, "norm behind each part of a readout")
     head_width: NonNegativeInt = opt(0, "hidden layer between readout and output; 0: none")
+    head_skip: Literal["linear"] | None = opt(None, "layer beside the head's hidden layer")
     # Equilibrium Aggregation
     steps: PositiveInt = opt(15, "inner steps of EA")
     eval_steps: PositiveInt = opt(None, "inner steps in evaluation; default: --steps")
-    ea_width: PositiveInt | None = opt(None, "size of the EA readout's vector; or --width")
+    ea_width: PositiveInt | None = opt(
+        None, "size of the vector of the readouts ea, pyg-ea and deepsets; or --width"
+    )
     potential_width: PositiveInt = opt(None, "width of EA's potential; default: --width")
     inner_lr: PositiveFloat = opt(0.125, "inner step size at the start (it is trained)")
     inner_momentum: OpenUnitInterval = opt(0.9, "inner momentum at the start (it is trained)")
@@ -178,12 +185,12 @@ def resolve(config: Config, data_name: str) -> Config:
     for name in REQUIRED:
         if getattr(config, name) is None:
             raise UserError(f"--preset none leaves {flag(name)} open: give it, or another --preset")
-    iterative = set(parts_of(config.readout)).intersection(ITERATIVE)
-    has_ea = config.local != "sum" or "ea" in iterative
+    parts = set(parts_of(config.readout))
+    has_ea = config.local != "sum" or not parts.isdisjoint(ITERATIVE)
     return replace(
         config,
         ea_lr=config.ea_lr if has_ea else None,
-        ea_width=(config.ea_width or config.width) if iterative else None,
+        ea_width=None if parts.isdisjoint(SIZED) else config.ea_width or config.width,
         eval_steps=config.eval_steps or config.steps,
         potential_width=config.potential_width or config.width,
         name=config.name or f"{data_name}-{kind_of(asdict(config))}-seed{config.seed}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.metrics import TITLES
 from experiments.molpcba.folder import RunFolder
-from experiments.report import save_figure
+from experiments.molpcba.results import Results
+from experiments.report import STYLE, save_figure
 
 SPAN = 0.2
 """Least range of an axis, over its largest value: less is no change worth seeing."""
@@ -35,26 +37,29 @@ def plot_run(folder: RunFolder) -> None:
     }
     panels = {title: metrics.filter(regex=own) for title, own in columns.items()}
     panels = {title: table for title, table in panels.items() if len(table.columns)}
+    name = f"{folder.path.name}   (data: {data['name']}, {data['split']} split)"
+    with mpl.rc_context(fname=STYLE):
+        figure = _draw(panels, results, TITLES[metric])
+        figure.suptitle(name)
+        save_figure(figure, folder.picture)
+
+
+def _draw(panels: dict[str, pd.DataFrame], results: Results, score: str) -> Figure:
     rows, across = -(-len(panels) // 3), min(3, len(panels))
-    figure = Figure(figsize=(7.2, 0.4 + 2.6 * rows), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.4 + 2.6 * rows))
     for place, (title, table) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(rows, across, place)
         for name in table:
             style = "o-" if len(table) < 3 else "-"
             axes.plot(table.index, table[name], style, label=_in_words(str(name)))
         best = axes.axvline(results["best_epoch"], color="0.6", lw=1)
-        if title == TITLES[metric]:
+        if title == score:
             best.set_label("best epoch")
             axes.axhline(results["chance"], color="0.5", ls="--", label="best constant")
-        axes.set_title(title, fontsize=10)
-        axes.set(xlabel="epoch", ylim=_limits(axes))
-        axes.tick_params(labelsize=9)
+        axes.set(title=title, xlabel="epoch", ylim=_limits(axes))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=9)
-    name = f"{folder.path.name}   (data: {data['name']}, {data['split']} split)"
-    figure.suptitle(name, fontsize=10)
-    save_figure(figure, folder.picture)
+        axes.legend()
+    return figure
 
 
 def _in_words(column: str) -> str:

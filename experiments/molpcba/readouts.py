@@ -84,6 +84,14 @@ def _pna(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
     return aggr.DegreeScalerAggregation(["mean", "min", "max", "std"], scalers, deg=degrees)
 
 
+def _deep_sets(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+    """The sum over nodes of an MLP. Norm and head are the second network of Deep Sets."""
+    size = config.ea_width or width
+    return aggr.DeepSetsAggregation(
+        nn.Sequential(nn.Linear(width, size), nn.ReLU(), nn.Linear(size, size))
+    )
+
+
 PARTS: dict[str, Callable[[Config, int, Tensor], Aggregation]] = {
     "ea": lambda config, width, _: build_ea(config, width, config.ea_width or width),
     "sum": lambda config, width, _: aggr.SumAggregation(),
@@ -93,6 +101,7 @@ PARTS: dict[str, Callable[[Config, int, Tensor], Aggregation]] = {
     "set2set": lambda config, width, _: aggr.Set2Set(width, processing_steps=3),
     "set-transformer": _set_transformer,
     "pna": _pna,
+    "deepsets": _deep_sets,
     "pyg-ea": _pyg_ea,
 }
 """Builders, from settings, node width and graph sizes, by the names that ``--readout`` takes."""

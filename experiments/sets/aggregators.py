@@ -8,6 +8,7 @@ here its set of four aggregators.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from torch import nn
@@ -20,6 +21,7 @@ from pyg_ea.potentials import QuantilePotential
 STEPS = 8  # inner steps of EA and of PyG's EA
 READS = 4  # processing steps of Set2Set
 HEADS = 4
+WIDE = 4  # size of the vector of wide EA in units of an element's
 
 
 class Entry(NamedTuple):
@@ -31,9 +33,12 @@ class Entry(NamedTuple):
     widening: int = 1
 
 
-def _ea(channels: int) -> nn.Module:
+def _ea(channels: int, widening: int = 1, share: int = 1) -> nn.Module:
     # gtol 0: the errors under study are below the default tolerance, which would stop y early.
-    return EAAggregation(channels, channels, steps=STEPS, solver=NesterovSolver(gtol=0.0))
+    solver = NesterovSolver(gtol=0.0)
+    return EAAggregation(
+        channels, widening * channels, channels // share, steps=STEPS, solver=solver
+    )
 
 
 def _ea_quantile(channels: int) -> nn.Module:
@@ -53,6 +58,8 @@ def _ea_quantile(channels: int) -> nn.Module:
 
 AGGREGATORS: dict[str, Entry] = {
     "ea": Entry(_ea),
+    # A wider vector under half the potential has about as many parameters.
+    "ea_wide": Entry(partial(_ea, widening=WIDE, share=2), widening=WIDE),
     "ea_quantile": Entry(_ea_quantile),
     "sum": Entry(lambda channels: aggr.SumAggregation()),
     "mean": Entry(lambda channels: aggr.MeanAggregation()),

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from experiments.common import command, revision
@@ -27,7 +27,7 @@ table and figures. Interrupted, call it again: it continues with the next run.""
 TUNING_SEED = 1000  # apart from the seeds that are reported
 TEST_SEED = 2**31  # no run is seeded with it, so no run trains on the test sets
 TEST_BATCH = 200  # sets evaluated at once: small enough for the processor's cache
-NOT_OF_A_RUN = ("methods", "seeds", "learning_rates", "tuning_steps", "jobs", "out")
+NOT_OF_A_RUN = ("methods", "seeds", "norms", "learning_rates", "tuning_steps", "jobs", "out")
 """Settings of the study as a whole."""
 
 
@@ -65,14 +65,23 @@ class Config:
     seeds: PositiveInt = opt(
         3, "number of seeds; seed k fixes the weights and the sets of run k of every method"
     )
+    norms: list[Literal["output", "both"] | None] = opt(
+        [None],
+        "places of a LayerNorm, each tried for each method: null, none; output, behind the "
+        "aggregator; both, also before it",
+    )
     learning_rates: list[float] = opt(
         [1e-3, 3e-3, 1e-2, 3e-2],
-        "tried for each method, on one seed that is not among those reported",
+        "tried for each method, on one seed that is not among those reported; with several norms "
+        "more are tried while the best is the largest or the smallest",
     )
     tuning_steps: PositiveInt = opt(500, "training steps of each of these tries")
     jobs: PositiveInt = opt(1, "runs at a time")
     out: str = opt("", "folder of records, table and pictures")
     # run
+    ea_rate: PositiveFloat | None = opt(
+        None, "learning rate of EA's parameters, PyG's included, over that of the rest"
+    )
     steps: PositiveInt = opt(4000, "training steps of a reported run")
     batch_size: PositiveInt = opt(16, "sets in a training step")
     embedding: PositiveInt = opt(16, "size of an encoded element and of an aggregator's result")
@@ -130,7 +139,8 @@ def _training(task: Task, run: Run, steps: int) -> tuple[SetModel, Iterator[tupl
     """A run's model, and its training: the number of each step and the time of training so far."""
     settings = run.settings
     torch.manual_seed(run.seed)
-    model = model_for_budget(run.row, settings["embedding"], settings["parameters"], task.inputs)
+    sizes = settings["embedding"], settings["parameters"], task.inputs
+    model = model_for_budget(run.row, *sizes, settings.get("norm"))
     generator = Generator().manual_seed(run.seed)
 
     def batch_loss() -> Tensor:
@@ -139,9 +149,13 @@ def _training(task: Task, run: Run, steps: int) -> tuple[SetModel, Iterator[tupl
 
     training = optimise(
         model, batch_loss, learning_rate=settings["learning_rate"], steps=steps,
-        auxiliary_weight=settings["auxiliary_weight"],
+        auxiliary_weight=settings["auxiliary_weight"], ea_rate=settings.get("ea_rate", 1.0),
     )  # fmt: skip
     return model, training
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def study_command(task: Task) -> Callable[..., int]:
@@ -161,12 +175,16 @@ def study_command(task: Task) -> Callable[..., int]:
         tries = {"steps": config.tuning_steps}
         shared = {k: v for k, v in asdict(config).items() if k not in NOT_OF_A_RUN}
         shared["learning_rate"] = config.learning_rates[0]
+        tuned: dict[str, Sequence[Any]] = {"learning_rate": config.learning_rates}
+        several = len(config.norms) > 1
+        if several:
+            tuned = {"norm": config.norms} | tuned
         grid = Grid(
             task.name,
             {method: method for method in AGGREGATORS},
-            lambda row, seed, changes: shared | changes,
+            lambda row, seed, changes: _given(shared | changes),
             partial(perform, task.name),
-            Tuning("learning_rate", config.learning_rates, TUNING_SEED, tries),
+            Tuning(tuned, TUNING_SEED, tries, "learning_rate" if several else None),
             is_lower_better=True,
             identity={"data": task.data},
             seconds=partial(estimate, task.name),

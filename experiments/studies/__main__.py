@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     add("--seeds", type=int, default=3, help="runs of each row (default: 3)")
     add("--rows", nargs="+", metavar="ROW", help="only these")
     add("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    add("--tuning-epochs", type=int, metavar="N", help="of tries (default: the study's)")
     add("--out", type=Path, help="folder of all files (default: runs/studies/STUDY-on-DATA)")
     arguments, flags = parser.parse_known_args(argv)
     if arguments.study not in names():
@@ -46,6 +47,11 @@ def main(argv: Sequence[str]) -> int:
     if not {word.partition("=")[0] for word in flags} & {"--csv", "--data"}:
         flags = ["--data", "embedded", "--split", "random", *flags]
     study, shared = Study.read(arguments.study), parse(flags)
+    if arguments.tuning_epochs is not None:
+        if study.tuning is None:
+            raise UserError(f"--tuning-epochs: {study.name} tunes no setting: leave it out")
+        others = study.tuning.others | {"epochs": arguments.tuning_epochs}
+        study = replace(study, tuning=study.tuning._replace(others=others))
     with explained("the same command continues"):
         data = load(replace(shared, split_seed=shared.seed))
         return run_study(

@@ -14,6 +14,7 @@ from pyg_ea.energy import Energy, L2Prior, NoPrior
 from pyg_ea.fused.native import NativeBackend
 from pyg_ea.fused.problem import Inputs, Problem, Scalars, Settings
 from pyg_ea.fused.torch import TorchBackend
+from pyg_ea.fused.triton import TritonBackend
 from pyg_ea.potentials.closed_form import ClosedForm
 from pyg_ea.solver import NesterovSolver, Solution
 from pyg_ea.tensors import autocasts, is_wrapped
@@ -42,10 +43,10 @@ class Backend(Protocol):
         """Gradients for the cotangents of y, velocity and both mean squares."""
 
 
-BACKENDS: tuple[Backend, ...] = (NativeBackend(), TorchBackend())
-"""In order of preference."""
+BACKENDS: tuple[Backend, ...] = (NativeBackend(), TorchBackend(), TritonBackend())
+"""In order of preference. Triton is last, so chosen by name only: it is not measured yet."""
 
-BackendName = Literal["auto", "native", "torch", "plain"]
+BackendName = Literal["auto", "native", "torch", "triton", "plain"]
 _chosen: ContextVar[BackendName] = ContextVar("solve_backend", default="auto")
 
 
@@ -61,13 +62,14 @@ def solve_backend(name: BackendName) -> Iterator[None]:
     Args:
         name: ``"auto"`` (default), the fastest backend that supports the inputs, else plain
             PyTorch; ``"native"``, the backend in C for CPUs; ``"torch"``, the backend in torch
-            operations for any device; ``"plain"``, plain PyTorch, which autograd differentiates
-            step by step. Code under ``torch.compile`` or ``torch.export`` always runs the latter.
+            operations for any device; ``"triton"``, the backend in Triton for CUDA devices, not
+            measured yet; ``"plain"``, plain PyTorch, which autograd differentiates step by step.
+            Code under ``torch.compile`` or ``torch.export`` always runs the latter.
 
     Raises:
         ValueError: for another name.
-        RuntimeError: by a layer called inside, for ``"native"`` or ``"torch"`` where the backend
-            does not support its inputs; the message says why.
+        RuntimeError: by a layer called inside, for ``"native"``, ``"torch"`` or ``"triton"`` where
+            the backend does not support its inputs; the message says why.
     """
     if name not in get_args(BackendName):
         raise ValueError(f"name must be one of {list(get_args(BackendName))}, got {name!r}")

@@ -20,7 +20,7 @@ def outcome(life: Path) -> tuple[dict[str, object], pd.DataFrame]:
     """Scores and the history of epochs, without times."""
     folder = life / "runs" / "run"
     results = json.loads((folder / "results.json").read_text())
-    history = pd.read_csv(folder / "metrics.csv").drop(columns=["seconds", "train_seconds"])
+    history = pd.read_csv(folder / "metrics.csv").filter(regex="^(?!.*seconds$)")
     return {key: results[key] for key in SCORES}, history
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from experiments.median import labelled
 from experiments.sets.aggregators import AGGREGATORS
@@ -23,6 +24,30 @@ def test_parameters_meet_the_budget(name):
     model = model_for_budget(name, config.embedding, config.parameters, inputs=1)
     used = count_parameters(model)
     assert (1 - SHARE) * config.parameters <= used <= config.parameters
+
+
+@pytest.mark.parametrize("norm", [None, "output", "both"])
+def test_norms_are_where_they_should_be_within_the_budget(name, norm):
+    model = model_for_budget(name, 16, 5000, 1, norm)
+    assert isinstance(model.encoder[-1], nn.LayerNorm) == (norm == "both")
+    assert isinstance(model.decoder[0], nn.LayerNorm) == (norm is not None)
+    assert count_parameters(model) <= 5000
+
+
+@pytest.mark.parametrize("name", ["ea", "pyg_ea", "attention"], indirect=True)
+def test_ea_has_a_rate_of_its_own(name):
+    torch.manual_seed(0)
+    model = model_for_budget(name, 8, 4000, inputs=1)
+    sets = labelled(torch.rand(4, 20))
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    settings = {"learning_rate": 0.01, "steps": 1, "auxiliary_weight": 0.0, "ea_rate": 0.1}
+    list(optimise(model, lambda: model(sets).square().mean(), **settings))
+    moved = {
+        key: float((p.detach() - before[key]).abs().max()) for key, p in model.named_parameters()
+    }
+    own = max(value for key, value in moved.items() if key.startswith("aggregator"))
+    others = max(value for key, value in moved.items() if not key.startswith("aggregator"))
+    assert own / others == pytest.approx(1 if name == "attention" else 0.1, rel=0.05)
 
 
 def test_one_estimate_a_set_whatever_the_order(name):

@@ -90,6 +90,18 @@ def test_other_settings_are_refused(call, capsys):
     assert "made with batch_size 2, not 3" in capsys.readouterr().err
 
 
+def test_a_norm_is_tuned_beside_the_rate(call, tmp_path):
+    assert call("--norms", "[null, both]", "--ea-rate", "0.2") == 0
+    records = Records(tmp_path / "results")
+    best = records.best_values(is_lower_better=True)
+    for run in records.runs.itertuples():
+        config = json.loads(run.config)
+        chosen = {key: config.get(key) for key in ("norm", "learning_rate")}
+        assert (chosen, config["ea_rate"]) == (best[run.row], 0.2)
+        rates = [own["learning_rate"] for own in records.tried(run.row)]
+        assert min(rates) < chosen["learning_rate"] < max(rates)
+
+
 def test_a_budget_too_small_is_a_failure_and_the_others_go_on(call, tmp_path, capsys):
     size = ["--embedding", "32", "--parameters", "4500"]
     assert call(*size) == 1

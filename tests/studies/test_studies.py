@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +18,9 @@ import pytest
 
 from experiments import records as record_module
 from experiments.common import UserError, owned
-from experiments.engine import Grid, run_study
-from experiments.molpcba.config import parse
-from experiments.records import Records
+from experiments.engine import Grid, _step, run_study
+from experiments.molpcba.config import parse, to_dict
+from experiments.records import RECORDS, Outcome, Records
 from experiments.report import main as report
 from experiments.report import markdown
 from experiments.studies import molpcba
@@ -116,14 +118,24 @@ def test_a_second_call_makes_only_what_is_missing(call, tmp_path, monkeypatch):
 
 
 def test_a_value_is_chosen_for_each_row(call, folder, tmp_path):
-    tune = "tune: {setting: lr, values: [0.0001, 0.02], seed: 9}\n"
+    tune = "tune: {values: {lr: [0.0001, 0.02]}, seed: 9}\n"
     (folder / "tiny.yaml").write_text(TINY + tune)
     assert call("--rows", "mean", "ea-1") == 0
     records = Records(tmp_path / "out")
     assert len(records.tuning) == 4
-    assert records.best_values(is_lower_better=False)["mean"] == 0.02
+    assert records.best_values(is_lower_better=False)["mean"] == {"lr": 0.02}
     assert records.runs["config"].str.contains('"lr": 0.02').all()
     assert "lr is each row's best of 0.0001, 0.02" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_tries_may_be_shorter(call, folder, tmp_path, capsys):
+    assert "tunes no setting" in refused(call, capsys, "--tuning-epochs", "2")
+    (folder / "tiny.yaml").write_text(TINY + "tune: {values: {lr: [0.01]}, seed: 9}\n")
+    assert "--epochs" in refused(call, capsys, "--tuning-epochs", "0")
+    assert call("--rows", "mean", "--tuning-epochs", "2") == 0
+    records = Records(tmp_path / "out")
+    assert [json.loads(own)["epochs"] for own in records.tuning["config"]] == [2]
+    assert records.runs["epochs"].tolist() == [5, 5]
 
 
 def test_a_study_says_how_much_there_is_to_do(call, tmp_path, capsys):
@@ -170,6 +182,44 @@ def test_killed_between_a_curve_and_its_record(call, tmp_path, monkeypatch):
     curves = Records(tmp_path / "out").curves
     assert not curves.duplicated(["row", "seed", "epoch"]).any()
     assert len(curves) == 10
+
+
+def test_several_values_are_chosen_and_the_edge_is_not(call, folder, tmp_path, monkeypatch):
+    tune = (
+        "{values: {input_norm: [null, layer], lr: [0.01, 0.03]}, extend: lr, seed: 9, others: {}}"
+    )
+    (folder / "tiny.yaml").write_text(f"{TINY}tune: {tune}\n")
+    scores = {0.01: 0.3, 0.03: 0.4, 0.1: 0.5, 0.3: 0.2}  # valid_last of the rows with a norm
+    made = []
+
+    def outcome(run, path):
+        made.append(run.name)
+        lr, norm = run.settings["lr"], run.settings.get("input_norm")
+        curve = pd.DataFrame({"epoch": [0], "valid": [0.1], "test": [0.1]})
+        record = dict.fromkeys(RECORDS, 0) | {"data": "tiny", "split": "random", "graphs": ""}
+        return Outcome(record, curve, scores[lr] - (norm is None))
+
+    def grid(self, flags, data):
+        return replace(make(self, flags, data), perform=outcome, identity={})
+
+    make = molpcba.Study.grid
+    monkeypatch.setattr(molpcba.Study, "grid", grid)
+    monkeypatch.setattr("experiments.engine.report", lambda out: "")
+    assert call("--rows", "mean") == 0
+    tries = [f"mean-input_norm{norm}-lr{lr}" for norm in ("None", "layer") for lr in (0.01, 0.03)]
+    beyond = [f"mean-input_normlayer-lr{lr}" for lr in (0.1, 0.3)]
+    assert made == [*tries, *beyond, "mean-seed0", "mean-seed1"]
+    records = Records(tmp_path / "out")
+    assert records.best_values(False) == {"mean": {"input_norm": "layer", "lr": 0.1}}
+    chosen = records.runs["config"].map(json.loads)
+    assert [(own["input_norm"], own["lr"]) for own in chosen] == [("layer", 0.1)] * 2
+    assert call("--rows", "mean") == 0
+    assert len(made) == 8
+
+
+def test_the_next_values_are_one_and_three_times_a_power_of_ten():
+    assert [_step(own, 1) for own in (0.003, 0.01, 0.0003, 1)] == [0.01, 0.03, 0.001, 3]
+    assert [_step(own, -1) for own in (0.003, 0.01, 0.0003, 1)] == [0.001, 0.003, 0.0001, 0.3]
 
 
 def test_a_failed_run_is_named_and_made_next_time(call, tmp_path, monkeypatch, capsys):
@@ -299,4 +349,4 @@ def test_the_shipped_studies_are_valid(name):
     study = molpcba.Study.read(name)
     configs = study.configurations(["--data", "embedded"], "embedded-nci", 2)
     assert configs.keys() == study.rows.keys()
-    assert parse(molpcba.as_flags(study.base)).width == 64
+    assert study.base.items() <= to_dict(parse(molpcba.as_flags(study.base))).items()

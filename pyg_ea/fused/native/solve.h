@@ -451,7 +451,7 @@ static void NAME(backward_whole_tile)(NAME(Job) *job, NAME(Workspace) *w, int64_
     int64_t used = 0;
     const NAME(SavedSteps) saved = NAME(take_saved)(p, tile, job->saved + job->offsets[k], &used);
     fill_index(p, tile, w->index);
-    memset(d_fixed, 0, tile.elements * all * sizeof(REAL));
+    if (tile.elements) memset(d_fixed, 0, tile.elements * all * sizeof(REAL));
     memcpy(w->to_y, (const REAL *)job->c->y + at, n * sizeof(REAL));
     memcpy(w->to_velocity, (const REAL *)job->c->velocity + at, n * sizeof(REAL));
     if (p->interval == 0) {

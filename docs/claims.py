@@ -1,0 +1,202 @@
+"""Claims: comparisons of two rows of a record, and what the record says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import pandas as pd
+
+from docs.common import MADE, RESULTS, table
+from experiments.metrics import LOWER_IS_BETTER, TITLES
+from experiments.records import Records
+from experiments.report import by_seed, differences
+
+ERRORS = 2.0
+"""A difference of less than so many standard errors counts as level."""
+LEVEL, AHEAD, BEHIND = "level", "ahead", "behind"
+
+
+class Claim(NamedTuple):
+    """A sentence, and the two rows of a record that it compares by a column."""
+
+    text: str
+    record: str
+    """Folder in ``results/``."""
+    row: str
+    other: str
+    page: str
+    """Anchor of the record in ``docs/records.md``."""
+    key: str = "test"
+
+
+def pages() -> dict[Path, Callable[[], str]]:
+    """What makes the tables of the page, by the file it is kept in."""
+    tables: dict[str, Callable[[], str]] = {
+        "claims": lambda: claims_table(SUPPORTED),
+        "refuted": lambda: claims_table(REFUTED),
+        "protocol-embedded-nci": lambda: protocol_table("embedded-nci"),
+        "fit-embedded-nci": lambda: fit_table("embedded-nci"),
+    }
+    return {MADE / f"{name}.md": make for name, make in tables.items()}
+
+
+def claims_table(claims: list[Claim]) -> str:
+    """A line for each claim: the comparison, seeds, difference with its standard error, verdict."""
+    lines = []
+    for claim in claims:
+        runs = Records(RESULTS / claim.record).runs
+        values = differences(runs, claim.row, claim.other, claim.key)
+        digits = ".1e" if runs["metric"].iloc[0] == "mse" else ".3f"
+        error = stdev(values) / len(values) ** 0.5
+        metric = claim.key if claim.key != "test" else TITLES[runs["metric"].iloc[0]]
+        lines.append(
+            [
+                claim.text,
+                f"{claim.row}, {claim.other}",
+                f"{runs['data'].iloc[0]}, {metric.replace('_', ' ')}",
+                len(values),
+                f"{mean(values):+{digits}} ({error:{digits}})",
+                verdict(claim),
+                f"[record](records.md#{claim.page})",
+            ]
+        )
+    head = ["claim", "compared", "on", "seeds", "difference", "so the first is", ""]
+    return table(head, lines, "---")
+
+
+def verdict(claim: Claim) -> str:
+    """Whether the first row of a claim is ahead of the other, level with it or behind."""
+    runs = Records(RESULTS / claim.record).runs
+    values = differences(runs, claim.row, claim.other, claim.key)
+    error = stdev(values) / len(values) ** 0.5
+    if abs(mean(values)) < ERRORS * error:
+        return LEVEL
+    metric = runs["metric"].iloc[0] if claim.key == "test" else claim.key
+    is_lower_better = metric in (*LOWER_IS_BETTER, "mse") or "error" in metric
+    return AHEAD if (mean(values) < 0) == is_lower_better else BEHIND
+
+
+def protocol_table(data: str) -> str:
+    """The rows of the protocol: what they chose, scores, time over the reference row's."""
+    records = Records(RESULTS / "ablations" / f"protocol-on-{data}")
+    runs, best = records.runs, records.best_values(is_lower_better=False)
+    seconds = records.curves.groupby("row")["processor_seconds"].median()
+    reference = runs["reference"].mode().iloc[0]
+    lines = []
+    for row in runs["row"].unique():
+        own = runs[runs["row"] == row].iloc[0]
+        values = differences(runs, row, own.reference, "test")
+        error = stdev(values) / len(values) ** 0.5
+        lines.append(
+            [
+                row,
+                best[row]["input_norm"] or "none",
+                best[row]["lr"],
+                *(_score(by_seed(runs, row, key)) for key in ("valid", "test")),
+                "" if row == own.reference else f"{mean(values):+.3f} ({error:.3f})",
+                own.epochs,
+                len(values),
+                f"{own.parameters:,}",
+                f"{seconds[row] / seconds[reference]:.1f}",
+            ]
+        )
+    title = TITLES[runs["metric"].iloc[0]]
+    head = ["row", "norm before", "rate", f"valid {title}", f"test {title}", "difference"]
+    return table([*head, "epochs", "seeds", "parameters", "time"], lines)
+
+
+def fit_table(data: str) -> str:
+    """What the rows of the protocol end with: losses, gradient, inner loop; means over seeds."""
+    curves = Records(RESULTS / "ablations" / f"protocol-on-{data}").curves
+    last = curves[curves["epoch"] == curves.groupby(["row", "seed"])["epoch"].transform("max")]
+    first = curves[curves["epoch"] == 0]
+    ends, starts = (own.groupby("row", sort=False).mean() for own in (last, first))
+    lines = []
+    for row, own in ends.iterrows():
+        line = [row, *(f"{own[key]:.4f}" for key in ("train_loss", "valid_loss", "gradient_norm"))]
+        loop = ["", ""]
+        if pd.notna(own["readout_gradient"]):
+            change = starts.loc[row, "readout_gradient"], own["readout_gradient"]
+            loop = [" to ".join(f"{value:.3f}" for value in change)]
+            loop.append(f"{own['readout_converged']:.0%}")
+        lines.append([*line, *loop])
+    loop = ["last inner gradient, first to last epoch", "converged"]
+    return table(["row", "train loss", "valid loss", "gradient norm", *loop], lines)
+
+
+def _score(values: pd.Series) -> str:
+    return f"{values.mean():.3f} ± {values.std():.3f}"
+
+
+EMBEDDED, PCBA, HIV = (f"ablations/readout-on-{own}" for own in ("embedded-nci", "pcba-19k", "hiv"))
+BINDING, WHOLE = "ablations/heads-on-binding-60k", "ablations/whole-on-binding-212k"
+SCAFFOLD = "ablations/whole-scaffold-on-binding-212k"
+LOCAL, LOCAL_BINDING = (f"ablations/local-on-{own}" for own in ("embedded-nci", "binding-60k"))
+PROTOCOL, COUNTING = "ablations/protocol-on-embedded-nci", "counting-protocol"
+
+# fmt: off
+SUPPORTED = [
+    Claim("With a linear head EA 384 has a higher score than the mean",
+          PCBA, "wide-ea", "mean", "pcba-19k"),
+    Claim("With a linear head EA 384 has a higher score than mean, sum and max",
+          PCBA, "wide-ea", "mean+sum+max", "pcba-19k"),
+    Claim("With a linear head EA beside mean, sum and max has a higher score than these",
+          PCBA, "wide-ea+mean+sum+max", "mean+sum+max", "pcba-19k"),
+    Claim("The same, trained for 40 epochs under the protocol",
+          PROTOCOL, "ea+mean+sum+max", "mean+sum+max", "protocol-embedded-nci"),
+    Claim("The same, against mean, sum and max with a hidden layer of as many parameters",
+          PROTOCOL, "ea+mean+sum+max", "mean+sum+max-hidden", "protocol-embedded-nci"),
+    Claim("The same, against PNA",
+          PROTOCOL, "ea+mean+sum+max", "pna", "protocol-embedded-nci"),
+    Claim("EA has a higher score than PyG's EA with as many steps and a potential as wide",
+          BINDING, "half-ea", "pyg-ea", "binding-60k-heads"),
+    Claim("A vector six times as wide as the nodes raises EA's score",
+          "ablations/ea-on-embedded-nci", "ea-384", "ea-64", "settings-of-ea"),
+    Claim("Five steps are better than one",
+          "ablations/steps-on-embedded-nci", "ea-5", "ea-1", "steps"),
+    Claim("With the potential of the task EA finds the median better than any other aggregator",
+          "median", "ea_quantile", "set_transformer", "median-of-a-set"),
+]
+"""Claims of an advantage of EA that the records support."""
+
+REFUTED = [
+    Claim("With a linear head EA 384 has a higher score than PNA",
+          PCBA, "wide-ea", "pna", "pcba-19k"),
+    Claim("EA has a higher score than the mean on one task",
+          HIV, "ea", "mean", "hiv"),
+    Claim("With a linear head EA 384 has a higher score than mean, sum and max, at 40 epochs",
+          PROTOCOL, "ea", "mean+sum+max", "protocol-embedded-nci"),
+    Claim("EA 384 has a higher score than the mean with a hidden layer",
+          PCBA, "wide-ea", "mean-wide-head", "pcba-19k"),
+    Claim("EA 384 has a higher score than mean, sum and max with a hidden layer",
+          BINDING, "wide-ea", "mean+sum+max-head", "binding-60k-heads"),
+    Claim("More data change this",
+          WHOLE, "wide-ea", "mean+sum+max-head", "binding-212k"),
+    Claim("New scaffolds change this",
+          SCAFFOLD, "wide-ea", "mean+sum+max-head", "binding-212k-scaffold-split"),
+    Claim("EA beside mean, sum and max adds to them if they have a hidden layer",
+          BINDING, "narrow-ea+mean+sum+max-head", "mean+sum+max-head", "binding-60k-heads"),
+    Claim("EA in the place of the sum over neighbours raises the score",
+          LOCAL, "gcn-ea", "gcn-sum", "local-ea"),
+    Claim("EA beside the sum over neighbours is better than a wider network",
+          LOCAL, "gcn-sum-ea", "gcn-sum-wide", "local-ea"),
+    Claim("EA beside the sum over neighbours is better than a wider network, on more molecules",
+          LOCAL_BINDING, "gcn-sum-ea", "gcn-sum-wide", "local-ea"),
+    Claim("More steps than ten raise the score",
+          "ablations/steps-on-embedded-nci", "ea-15", "ea-10", "steps"),
+    Claim("EA needs few parameters: a tenth of the potential's width is enough",
+          "ablations/capacity-on-embedded-nci", "10-percent", "100-percent", "capacity"),
+    Claim("EA counts classes better than attention",
+          COUNTING, "ea", "attention", "protocol-class-counting", "error"),
+    Claim("EA counts better in sets larger than those of training",
+          COUNTING, "ea", "attention", "protocol-class-counting", "larger_error"),
+    Claim("EA counts better among outliers",
+          COUNTING, "ea", "attention", "protocol-class-counting", "outliers_error"),
+    Claim("With a learned potential EA finds the median better than any other aggregator",
+          "median", "ea", "set_transformer", "median-of-a-set"),
+]
+"""Claims of an advantage that were tried, and that the records do not support."""
+# fmt: on
