@@ -61,7 +61,7 @@ class Grid:
     Args:
         study: its name.
         references: rows in the order of the tables, each with that its differences are taken to.
-        settings: all settings of a run, from its row, its seed and what is changed in the row.
+        settings: those of a run, from its row, its seed and what is changed in the row; None is none.
         perform: makes a run, or the rest of it, in a folder of its own. With several at a time it
             must be importable or picklable, for it runs in worker processes.
         tuning: how each row finds its own values of some settings.
@@ -81,7 +81,9 @@ class Grid:
 
     def run(self, row: str, seed: int, tries: tuple[str, ...] | None = None, **changes: Any) -> Run:
         """One run of the study."""
-        return Run(row, seed, self.settings(row, seed, changes), self.references[row], tries)
+        settings = self.settings(row, seed, changes)
+        given = {key: value for key, value in settings.items() if value is not None}
+        return Run(row, seed, given, self.references[row], tries)
 
 
 def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, jobs: int) -> int:

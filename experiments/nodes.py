@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import joblib
 import pandas as pd
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
@@ -23,13 +24,13 @@ from torch_geometric.data import Data
 from torch_geometric.nn import SAGEConv, aggr
 from torch_geometric.nn.aggr import Aggregation
 
-from experiments.common import command, revision, sha256
+from experiments.common import command, revision
 from experiments.engine import Grid, Tuning, run_study
 from experiments.flags import Parser, opt
 from experiments.records import LAST, Outcome, Run
 from experiments.sets.study import TUNING_SEED
 from experiments.sets.training import count_parameters
-from pyg_ea import EAAggregation, SumEAAggregation
+from pyg_ea import EAAggregation, SumEAAggregation, parameter_groups
 
 NODES, CLASSES, FEATURES = 2000, 4, 16
 NOISE = 4.0  # standard deviation around a class's centre; those of centres have 1
@@ -161,12 +162,8 @@ def _train(run: Run, steps: int) -> tuple[NodeNetwork, Data, Iterator[tuple[int,
     torch.manual_seed(run.seed)
     model = NodeNetwork(run.row, settings["width"], settings.get("norm"), settings["dropout"])
     rate = settings["learning_rate"]
-    layers = [m for m in model.modules() if isinstance(m, EAAggregation)]
-    of_ea = {p for layer in layers for p in layer.parameters()}
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p not in of_ea]}]
-    if of_ea:
-        own = [p for p in model.parameters() if p in of_ea]
-        groups.append({"params": own, "lr": rate * settings["ea_rate"]})
+    has_ea = any(isinstance(module, EAAggregation) for module in model.modules())
+    groups = parameter_groups(model, rate * settings["ea_rate"]) if has_ea else model.parameters()
     optimizer = torch.optim.Adam(groups, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
@@ -207,13 +204,13 @@ def perform(run: Run, path: Path) -> Outcome:
                 best, at, found = valid, step, test
                 scores = {f"outliers_{100 * p:.0f}": evaluate(model, graph, 2, p) for p in OUTLIERS}
     curve = pd.DataFrame(points)
-    print_of_graph = sha256(str((graph.x.sum().item(), graph.edge_index.sum().item())))
+    fingerprint = joblib.hash((graph.x.numpy(), graph.edge_index.numpy()))
     record: dict[str, Any] = {
         "metric": "accuracy", "valid": best, "test": found,
         "test_last": curve["test"].tail(LAST).mean(), "best_epoch": at, "epochs": steps,
         "train_seconds": seconds / steps, "threads": torch.get_num_threads(),
         "parameters": count_parameters(model), "data": "block-model graphs", "split": "random",
-        "graphs": "", "fingerprint": print_of_graph, "revision": revision(), **scores,
+        "graphs": "", "fingerprint": fingerprint, "revision": revision(), **scores,
     }  # fmt: skip
     return Outcome(record, curve, curve["valid"].tail(LAST).mean())
 
@@ -224,21 +221,13 @@ def main(argv: Sequence[str]) -> int:
     config = Config(**PARSER.values(argv))
     shared = {key: value for key, value in asdict(config).items() if key not in NOT_OF_A_RUN}
     shared["learning_rate"] = config.learning_rates[0]
-
-    def settings(row: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in (shared | changes).items() if value is not None}
-
+    tuned: dict[str, Sequence[Any]] = {"norm": config.norms, "learning_rate": config.learning_rates}
     grid = Grid(
         "nodes",
         dict.fromkeys(AGGREGATORS, "sum"),
-        settings,
+        lambda row, seed, changes: shared | changes,
         perform,
-        Tuning(
-            {"norm": config.norms, "learning_rate": config.learning_rates},
-            TUNING_SEED,
-            {},
-            "learning_rate",
-        ),
+        Tuning(tuned, TUNING_SEED, {}, "learning_rate"),
         is_lower_better=False,
         identity={"data": "block-model graphs"},
         seconds=estimate,

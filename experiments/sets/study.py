@@ -154,10 +154,6 @@ def _training(task: Task, run: Run, steps: int) -> tuple[SetModel, Iterator[tupl
     return model, training
 
 
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if value is not None}
-
-
 def study_command(task: Task) -> Callable[..., int]:
     """The ``main`` of a study."""
     parser = Parser(
@@ -182,7 +178,7 @@ def study_command(task: Task) -> Callable[..., int]:
         grid = Grid(
             task.name,
             {method: method for method in AGGREGATORS},
-            lambda row, seed, changes: _given(shared | changes),
+            lambda row, seed, changes: shared | changes,
             partial(perform, task.name),
             Tuning(tuned, TUNING_SEED, tries, "learning_rate" if several else None),
             is_lower_better=True,
