@@ -61,7 +61,7 @@ class Grid:
     Args:
         study: its name.
         references: rows in the order of the tables, each with that its differences are taken to.
-        settings: those of a run, from its row, its seed and what is changed in the row; None is none.
+        settings: those of a run, from its row, its seed and what is changed in the row, or None.
         perform: makes a run, or the rest of it, in a folder of its own. With several at a time it
             must be importable or picklable, for it runs in worker processes.
         tuning: how each row finds its own values of some settings.
