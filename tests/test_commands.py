@@ -32,6 +32,7 @@ TOY = {
     "experiments.report": "",
     "experiments.median": SETS,
     "experiments.counting": SETS,
+    "experiments.nodes": "--steps 2 --evaluations 1 --seeds 1 --methods [mean]",
     "benchmarks": "--quick --rounds 1 --steps 1 --threads 1 --contestants sum pyg unrolled",
     "benchmarks.loader": "--graphs 40 --batch-sizes [8] --batches 1 --rounds 1",
     "benchmarks.ogb_loop": f"{TRAIN} --seeds 1",
@@ -107,7 +108,9 @@ def test_commands_of_a_page_run(page, tiny_csv, tiny_root, tmp_path, monkeypatch
             if not {"--csv", "--resume"} & set(flags):
                 toy += ["--csv", str(tiny_csv), "--data-name", "embedded-nci"]
         if module == "experiments.studies":
-            toy += ["--rows", next(iter(Study.read(flags[0]).rows))]
+            study = Study.read(flags[0])
+            toy += ["--rows", next(iter(study.rows))]
+            toy += ["--tuning-epochs", "1"] if study.tuning else []
         assert not main_of(module)([*flags, *toy]), (module, flags)
 
 

@@ -104,16 +104,16 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
 
 def backend(mode: str, device: torch.device) -> BackendName:
     """The implementation of the solve in an execution mode."""
-    if mode == "eager":
-        return "torch"
+    if mode in ("eager", "plain"):
+        return "torch" if mode == "eager" else "plain"
     return "triton" if device.type == "cuda" else "auto"
 
 
 def prepared(step: Step, mode: str, device: torch.device) -> Step:
     """``step`` in an execution mode, after a first call.
 
-    Modes: ``eager``, operations one by one; ``triton``, the Triton backend, on a CPU the C code;
-    ``graph``, the Triton backend in a CUDA graph, on a GPU only.
+    Modes: ``eager``, the backend in torch operations; ``plain``, plain PyTorch; ``triton``, the
+    Triton backend, on a CPU the C code; ``graph``, Triton in a CUDA graph, on a GPU only.
     """
 
     def run() -> None:
