@@ -136,6 +136,7 @@ BINDING, WHOLE = "ablations/heads-on-binding-60k", "ablations/whole-on-binding-2
 SCAFFOLD = "ablations/whole-scaffold-on-binding-212k"
 LOCAL, LOCAL_BINDING = (f"ablations/local-on-{own}" for own in ("embedded-nci", "binding-60k"))
 PROTOCOL, COUNTING = "ablations/protocol-on-embedded-nci", "counting-protocol"
+NODES = "nodes"
 
 # fmt: off
 SUPPORTED = [
@@ -185,6 +186,12 @@ REFUTED = [
           LOCAL, "gcn-sum-ea", "gcn-sum-wide", "local-ea"),
     Claim("EA beside the sum over neighbours is better than a wider network, on more molecules",
           LOCAL_BINDING, "gcn-sum-ea", "gcn-sum-wide", "local-ea"),
+    Claim("Over the neighbours of a node EA is better than the sum",
+          NODES, "ea", "sum", "protocol-node-classification"),
+    Claim("The same for EA beside the sum",
+          NODES, "sum_ea", "sum", "protocol-node-classification"),
+    Claim("The same among outliers, 20 % of the nodes",
+          NODES, "ea", "sum", "protocol-node-classification", "outliers_20"),
     Claim("More steps than ten raise the score",
           "ablations/steps-on-embedded-nci", "ea-15", "ea-10", "steps"),
     Claim("EA needs few parameters: a tenth of the potential's width is enough",
