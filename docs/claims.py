@@ -142,6 +142,10 @@ NODES = "nodes"
 SUPPORTED = [
     Claim("With a linear head EA 384 has a higher score than the mean",
           PCBA, "wide-ea", "mean", "pcba-19k"),
+    Claim("The same, trained for 40 epochs under the protocol",
+          PROTOCOL, "ea", "mean", "protocol-embedded-nci"),
+    Claim("The same against the maximum",
+          PROTOCOL, "ea", "max", "protocol-embedded-nci"),
     Claim("With a linear head EA 384 has a higher score than mean, sum and max",
           PCBA, "wide-ea", "mean+sum+max", "pcba-19k"),
     Claim("With a linear head EA beside mean, sum and max has a higher score than these",
