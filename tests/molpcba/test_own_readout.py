@@ -60,7 +60,7 @@ def test_the_size_of_every_readout_is_found(name):
     config = resolve(Config(readout=name, ea_width=24), "embedded-nci")
     before = torch.get_rng_state()
     layer = build_readout(config, 16, torch.tensor([3, 4]))
-    sizes = {"ea": 24, "pyg-ea": 24, "set2set": 32, "pna": 192}
+    sizes = {"ea": 24, "pyg-ea": 24, "deepsets": 24, "set2set": 32, "pna": 192}
     assert layer.out_channels == sizes.get(name, 16)
     if name in ("sum", "mean", "max"):
         assert torch.equal(torch.get_rng_state(), before)
