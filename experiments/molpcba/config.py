@@ -23,7 +23,7 @@ from jsonargparse.typing import (
 )
 
 from experiments.common import UserError
-from experiments.molpcba.readouts import ITERATIVE, PARTS, parts_of
+from experiments.molpcba.readouts import ITERATIVE, PARTS, SIZED, parts_of
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets"
 RECORD = re.compile(r"^resume:", re.MULTILINE)
@@ -74,12 +74,16 @@ class Config:
     width: PositiveInt = _is(None, "node features")
     layers: PositiveInt = _is(None, "rounds of message passing")
     dropout: ClosedUnitInterval = _is(None, "share of features left out in training")
+    input_norm: Literal["layer"] | None = _is(None, "norm on the nodes before the readout")
     readout_norm: Literal["layer", "none"] | None = _is(None, "norm behind each part of a readout")
     head_width: NonNegativeInt = _is(0, "hidden layer between readout and output; 0: none")
+    head_skip: Literal["linear"] | None = _is(None, "layer beside the head's hidden layer")
     # Equilibrium Aggregation
     steps: PositiveInt = _is(15, "inner steps of EA")
     eval_steps: PositiveInt = _is(None, "inner steps in evaluation; default: --steps")
-    ea_width: PositiveInt | None = _is(None, "size of the EA readout's vector; or --width")
+    ea_width: PositiveInt | None = _is(
+        None, "size of the vector of the readouts ea, pyg-ea and deepsets; or --width"
+    )
     potential_width: PositiveInt = _is(None, "width of EA's potential; default: --width")
     inner_lr: PositiveFloat = _is(0.125, "inner step size at the start (it is trained)")
     inner_momentum: OpenUnitInterval = _is(0.9, "inner momentum at the start (it is trained)")
@@ -148,12 +152,12 @@ def resolve(config: Config, data_name: str) -> Config:
     for name in REQUIRED:
         if getattr(config, name) is None:
             raise UserError(f"--preset none leaves {flag(name)} open: give it, or another --preset")
-    iterative = set(parts_of(config.readout)).intersection(ITERATIVE)
-    has_ea = config.local != "sum" or "ea" in iterative
+    parts = set(parts_of(config.readout))
+    has_ea = config.local != "sum" or not parts.isdisjoint(ITERATIVE)
     return replace(
         config,
         ea_lr=config.ea_lr if has_ea else None,
-        ea_width=(config.ea_width or config.width) if iterative else None,
+        ea_width=None if parts.isdisjoint(SIZED) else config.ea_width or config.width,
         eval_steps=config.eval_steps or config.steps,
         potential_width=config.potential_width or config.width,
         name=config.name or f"{data_name}-{kind_of(asdict(config))}-seed{config.seed}",

@@ -43,7 +43,7 @@ class History(L.Callback):
     def __init__(self, folder: RunFolder, metric: str) -> None:
         self.folder, self.metric = folder, metric
         self.rows: list[Row] = []
-        self.start = self.trained = 0.0
+        self.start = self.trained = self.processor = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -73,11 +73,12 @@ class History(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
-        self.start = time.perf_counter()
+        self.start, self.processor = time.perf_counter(), -time.process_time()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the time of training alone."""
         self.trained = time.perf_counter()
+        self.processor += time.process_time()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Records the epoch."""
@@ -86,6 +87,7 @@ class History(L.Callback):
         row |= pl_module.epoch_row()
         row["seconds"] = round(time.perf_counter() - self.start, 3)
         row["train_seconds"] = round(self.trained - self.start, 3)
+        row["processor_seconds"] = round(self.processor, 3)
         self.rows = [*self.rows, row]
         trainer.save_checkpoint(self.folder.last)
         self.publish(trainer)

@@ -45,8 +45,9 @@ class MoleculeNetwork(nn.Module):
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList([BatchNorm(width) for _ in convs])
         self.virtual_node = VirtualNode(width, depth, self.dropout) if config.virtual_node else None
+        self.input_norm = nn.LayerNorm(width) if config.input_norm else nn.Identity()
         self.readout = readout
-        self.head = _head(readout.out_channels, config.head_width, num_tasks, self.dropout)
+        self.head = build_head(config, readout.out_channels, num_tasks)
         self.offset: Tensor
         self.scale: Tensor
         if real:  # mean and standard deviation in the train part
@@ -55,7 +56,7 @@ class MoleculeNetwork(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Outputs ``[S, num_tasks]``."""
-        x = self.encode(batch)
+        x = self.input_norm(self.encode(batch))
         outputs = self.head(self.readout(x, batch.batch, dim_size=batch.num_graphs))
         return outputs * self.scale + self.offset if self.real else outputs
 
@@ -125,9 +126,22 @@ def _hidden(width: int) -> list[nn.Module]:
     return [nn.Linear(width, 2 * width), BatchNorm(2 * width), nn.ReLU()]
 
 
-def _head(size: int, hidden: int, num_tasks: int, dropout: float) -> nn.Module:
-    if not hidden:
+def build_head(config: Config, size: int, num_tasks: int) -> nn.Module:
+    """The layers behind a readout with that many channels."""
+    if not config.head_width:
         return nn.Linear(size, num_tasks)
-    return nn.Sequential(
-        nn.Linear(size, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_tasks)
-    )
+    hidden = [nn.Linear(size, config.head_width), nn.ReLU(), nn.Dropout(config.dropout)]
+    head = nn.Sequential(*hidden, nn.Linear(config.head_width, num_tasks))
+    return SkipHead(head, nn.Linear(size, num_tasks)) if config.head_skip else head
+
+
+class SkipHead(nn.Module):
+    """The sum of two modules' outputs: a head and a linear layer beside it."""
+
+    def __init__(self, head: nn.Module, skip: nn.Module) -> None:
+        super().__init__()
+        self.head, self.skip = head, skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[S, size] -> [S, num_tasks]``."""
+        return self.head(x) + self.skip(x)

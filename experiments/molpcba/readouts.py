@@ -84,6 +84,14 @@ def _pna(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
     return aggr.DegreeScalerAggregation(["mean", "min", "max", "std"], scalers, deg=degrees)
 
 
+def _deep_sets(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+    """The sum over nodes of an MLP. Norm and head are the second network of Deep Sets."""
+    size = config.ea_width or width
+    return aggr.DeepSetsAggregation(
+        nn.Sequential(nn.Linear(width, size), nn.ReLU(), nn.Linear(size, size))
+    )
+
+
 PARTS: dict[str, Callable[[Config, int, Tensor], Aggregation]] = {
     "ea": lambda config, width, _: build_ea(config, width, config.ea_width or width),
     "sum": lambda config, width, _: aggr.SumAggregation(),
@@ -93,12 +101,15 @@ PARTS: dict[str, Callable[[Config, int, Tensor], Aggregation]] = {
     "set2set": lambda config, width, _: aggr.Set2Set(width, processing_steps=3),
     "set-transformer": _set_transformer,
     "pna": _pna,
+    "deepsets": _deep_sets,
     "pyg-ea": _pyg_ea,
 }
 """Builders, from settings, node width and graph sizes, by the names that ``--readout`` takes."""
 
 ITERATIVE = ("ea", "pyg-ea")
-"""Parts that take ``--steps``; their output has ``--ea-width`` channels."""
+"""Parts that take ``--steps`` and ``--ea-lr``."""
+SIZED = (*ITERATIVE, "deepsets")
+"""Parts whose output has ``--ea-width`` channels."""
 SIZES = {"set2set": 2, "pna": 12}
 """Size of a part's output, in units of the node width, where it is not 1."""
 
@@ -127,8 +138,7 @@ def build_readout(config: Config, width: int, graph_sizes: Tensor | None) -> Nor
     nodes = torch.ones(1, dtype=torch.long) if graph_sizes is None else graph_sizes
     layers = [PARTS[name](config, width, nodes) for name in names]
     sizes = [
-        config.ea_width or width if name in ITERATIVE else SIZES.get(name, 1) * width
-        for name in names
+        config.ea_width or width if name in SIZED else SIZES.get(name, 1) * width for name in names
     ]
     norm = nn.LayerNorm if config.readout_norm == "layer" else nn.Identity
     return NormedMultiAggregation(layers, sizes, norm)

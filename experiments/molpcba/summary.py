@@ -24,6 +24,8 @@ from experiments.studies.report import report
 
 Results = dict[str, Any]
 """The content of a run's ``results.json``."""
+FIT = "_loss$|^gradient_norm$|^readout_(?!aux)|^processor_seconds$"
+"""Metrics that tell apart lack of fit, overfitting, and an inner loop that fails."""
 NO_SETTING = FREE | {"seed", "preset"}
 """What runs of a row may differ in."""
 
@@ -96,6 +98,7 @@ def outcome(folder: RunFolder) -> Outcome:
     metric, data = results["metric"], results["data"]
     curve = metrics.reindex(columns=["epoch", f"valid_{metric}", f"test_{metric}"])
     curve = curve.set_axis(["epoch", "valid", "test"], axis=1)
+    fit = metrics.filter(regex=FIT).map(lambda value: float(f"{value:.5g}"))
     same = ("metric", "valid", "test", "best_epoch", "epochs", "threads", "parameters", "revision")
     record = {
         **{key: results[key] for key in same},
@@ -104,7 +107,7 @@ def outcome(folder: RunFolder) -> Outcome:
         "data": data["name"],
         **{key: data[key] for key in ("split", "graphs", "fingerprint")},
     }
-    return Outcome(record, curve, curve["valid"].tail(LAST).mean())
+    return Outcome(record, curve.join(fit), curve["valid"].tail(LAST).mean())
 
 
 def summarise(paths: Sequence[Path], out: Path) -> str:

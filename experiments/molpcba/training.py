@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
+from torch_geometric.nn.aggr import EquilibriumAggregation
 
 from experiments.common import UserError
 from experiments.molpcba.config import Config, to_dict
@@ -90,7 +91,7 @@ class MoleculeTraining(L.LightningModule):
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
         config = self.config
         optimizer = torch.optim.AdamW(
-            parameter_groups(self, config.ea_lr) if self.layers else self.parameters(),
+            self._parameter_groups(),
             lr=config.lr,
             weight_decay=config.weight_decay,
             fused=True,
@@ -106,6 +107,17 @@ class MoleculeTraining(L.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """EA, PyG's included, has a learning rate of its own."""
+        rate = self.config.ea_lr
+        if self.layers:
+            return parameter_groups(self, rate)
+        layers = [m for m in self.modules() if isinstance(m, EquilibriumAggregation)]
+        of_ea = {parameter for layer in layers for parameter in layer.parameters()}
+        own, others = ([p for p in self.parameters() if (p in of_ea) == b] for b in (True, False))
+        groups: list[dict[str, Any]] = [{"params": others}]
+        return [*groups, {"params": own, "lr": rate or self.config.lr}] if own else groups
 
     # ---- data
 

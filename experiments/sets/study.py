@@ -145,7 +145,7 @@ def study_command(task: Task) -> Callable[..., int]:
             {method: method for method in AGGREGATORS},
             lambda row, seed, changes: shared | changes,
             partial(perform, task.name),
-            Tuning("learning_rate", config.learning_rates, TUNING_SEED, tries),
+            Tuning({"learning_rate": config.learning_rates}, TUNING_SEED, tries),
             is_lower_better=True,
             identity={"data": task.data},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -25,14 +27,30 @@ from experiments.studies.report import report
 
 
 class Tuning(NamedTuple):
-    """A setting of which each row first tries these values, with a seed that no run of the study
-    itself should have; ``others`` are settings of these tries alone.
+    """Settings of which each row first tries all combinations of these values, with a seed that no
+    run of the study itself should have; ``others`` are settings of these tries alone.
+
+    Of the setting ``extend``, a positive number, more values are tried while the best one is the
+    largest or the smallest: 1 or 3 times a power of ten.
     """
 
-    setting: str
-    values: Sequence[Any]
+    values: dict[str, Sequence[Any]]
     seed: int
     others: dict[str, Any]
+    extend: str | None = None
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """All combinations of the values given."""
+        return [dict(zip(self.values, own, strict=True)) for own in product(*self.values.values())]
+
+    def beyond(self, best: dict[str, Any], tried: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What to try next where the best value is at the edge of those tried."""
+        key = self.extend
+        if key is None:
+            return []
+        alike = [own[key] for own in tried if own | {key: None} == best | {key: None}]
+        ways = [way for way, edge in ((-1, min(alike)), (1, max(alike))) if best[key] == edge]
+        return [best | {key: _step(best[key], way)} for way in ways]
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,7 @@ class Grid:
         settings: all settings of a run, from its row, its seed and what is changed in the row.
         perform: makes a run, or the rest of it, in a folder of its own. With several at a time it
             must be importable or picklable, for it runs in worker processes.
-        tuning: how each row finds its own value of a setting.
+        tuning: how each row finds its own values of some settings.
         is_lower_better: whether the smallest score is the best.
         identity: columns of the records that all runs have in common.
     """
@@ -58,7 +76,7 @@ class Grid:
     is_lower_better: bool
     identity: dict[str, str]
 
-    def run(self, row: str, seed: int, tries: str | None = None, **changes: Any) -> Run:
+    def run(self, row: str, seed: int, tries: tuple[str, ...] | None = None, **changes: Any) -> Run:
         """One run of the study."""
         return Run(row, seed, self.settings(row, seed, changes), self.references[row], tries)
 
@@ -78,15 +96,9 @@ def run_study(
     changes: dict[str, dict[str, Any]] = {row: {} for row in rows}
     failures = []
     if grid.tuning is not None:
-        setting, values, seed, others = grid.tuning
-        tries = [
-            grid.run(row, seed, setting, **others, **{setting: value})
-            for row in rows
-            for value in values
-        ]
-        failures = make(grid, tries, records, runs_dir, jobs)
+        failures = tune(grid, grid.tuning, rows, records, runs_dir, jobs)
         best = records.best_values(grid.is_lower_better)
-        changes = {row: {setting: best[row]} for row in rows if row in best}
+        changes = {row: best[row] for row in rows if row in best}
     runs = [grid.run(row, seed, **own) for seed in seeds for row, own in changes.items()]
     failures += make(grid, runs, records, runs_dir, jobs)
     for failure in failures:
@@ -94,6 +106,26 @@ def run_study(
     if len(records.runs):
         print("\n" + report(out))
     return 1 if failures else 0
+
+
+def tune(
+    grid: Grid, tuning: Tuning, rows: Sequence[str], records: Records, runs_dir: Path, jobs: int
+) -> list[str]:
+    """Makes the tries of each row that are missing; the failed ones are returned, in words."""
+    tried = new = {row: tuning.combinations() for row in rows}
+    failures = []
+    while any(new.values()):
+        tries = [
+            grid.run(row, tuning.seed, tuple(tuning.values), **tuning.others, **values)
+            for row, own in new.items()
+            for values in own
+        ]
+        failures += make(grid, tries, records, runs_dir, jobs)
+        best = records.best_values(grid.is_lower_better)
+        known = {row: [*tried[row], *records.tried(row)] for row in rows if row in best}
+        new = {row: tuning.beyond(best[row], own) for row, own in known.items()}
+        tried = tried | {row: [*own, *new[row]] for row, own in known.items()}
+    return failures
 
 
 def make(grid: Grid, runs: Sequence[Run], records: Records, runs_dir: Path, jobs: int) -> list[str]:
@@ -131,6 +163,11 @@ def make(grid: Grid, runs: Sequence[Run], records: Records, runs_dir: Path, jobs
                 "fewer --jobs, and call the same command again"
             ) from error
     return failures
+
+
+def _step(value: float, way: int) -> float:
+    """The next smaller (``way`` -1) or larger (1) of ..., 0.1, 0.3, 1, 3, 10, 30, ..."""
+    return float(f"{10 ** ((round(2 * math.log10(value)) + way) / 2):.0e}")
 
 
 def _one(

@@ -67,11 +67,11 @@ class Study:
                 own = {key: settings.pop(key) for key in Row._fields if key in settings}
                 rows[row] = Row(settings, **own)
             tune = content.get("tune")
-            tuning = tune and Tuning(tune["setting"], tune["values"], int(tune["seed"]), {})
+            tuning = tune and Tuning(**{"others": {}} | tune)
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise UserError(
                 f"{path} must have rows and reference; it may have base, shared (a file's name in "
-                f"{FOLDER / 'shared'}) and tune (setting, values, seed): {error!r}"
+                f"{FOLDER / 'shared'}) and tune (values, seed, others, extend): {error!r}"
             ) from error
         for row, entry in rows.items():
             for other in {entry.reference, entry.match, entry.head_of} - {None, *rows}:
@@ -86,10 +86,13 @@ class Study:
         """
         self._check(flags)
         common = [*as_flags(self.base), *flags, "--test-curve"]
-        configs = {
-            name: resolve(parse([*common, *as_flags(row.settings), "--name", name]), data_name)
-            for name, row in self.rows.items()
-        }
+        configs = {}
+        for name, row in self.rows.items():
+            config = parse([*common, *as_flags(row.settings), "--name", name])
+            unset: dict[str, Any] = {
+                key: None for key, value in row.settings.items() if value is None
+            }
+            configs[name] = replace(resolve(config, data_name), **unset)
         plain = dict(configs)
         for name, row in self.rows.items():
             matched = row.head_of or name
@@ -128,9 +131,10 @@ class Study:
             for key in row.settings:
                 taken.setdefault(key, f"is what row {name} of {self.name} sets: {change}")
         if self.tuning is not None:
-            for value in self.tuning.values:
-                parse(as_flags({self.tuning.setting: value}))
-            taken[self.tuning.setting] = f"is what {self.name} tunes for each row: {change}"
+            for values in self.tuning.combinations():
+                parse(as_flags(values | self.tuning.others))
+            for key in self.tuning.values:
+                taken[key] = f"is what {self.name} tunes for each row: {change}"
         for name in sorted(given & taken.keys()):
             raise UserError(f"{flag(name)} {taken[name]}")
 
@@ -161,7 +165,7 @@ def perform(csv: str | None, root: str, run: Run, path: Path) -> Outcome:
 def as_flags(settings: dict[str, Any]) -> list[str]:
     """``{"lr": 0.1} -> ["--lr=0.1"]``: the command line checks names and values."""
     return [f"{flag(name)}={str(value).lower() if isinstance(value, bool) else value}"
-            for name, value in settings.items()]  # fmt: skip
+            for name, value in settings.items() if value is not None]  # fmt: skip
 
 
 def _matching(config: Config, target: Config, tasks: int) -> int:

@@ -37,31 +37,39 @@ TUNING = {
     "row": "str", "setting": "str", "value": "str", "seed": "int", "valid_last": "float",
     "data": "str", "graphs": "str", "revision": "str", "config": "str",
 }  # fmt: skip
-"""``value`` as JSON; the valid part's score, mean of the last :data:`LAST` epochs, decides."""
+"""Settings, and their values as JSON, separated by commas; the valid part's score, mean of the last
+:data:`LAST` epochs, decides.
+"""
 
 
 class Run(NamedTuple):
     """One run of a study, with all its settings, as plain values, and the row that its differences
-    are taken to; ``tries`` is the setting that it tries a value of, None for a run of the table.
+    are taken to; ``tries`` are the settings that it tries values of, None for a run of the table.
     """
 
     row: str
     seed: int
     settings: dict[str, Any]
     reference: str
-    tries: str | None = None
+    tries: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
         """Of the run's folder."""
         if self.tries is None:
             return f"{self.row}-seed{self.seed}"
-        return f"{self.row}-{self.tries}{self.settings[self.tries]}"
+        return "-".join([self.row, *(f"{key}{self.settings.get(key)}" for key in self.tries)])
+
+    @property
+    def value(self) -> str:
+        """The values that it tries, as JSON."""
+        return ", ".join(json.dumps(self.settings.get(key)) for key in self.tries or ())
 
 
 class Outcome(NamedTuple):
     """A finished run: columns of :data:`RECORDS` but format, study, row, reference and config, and
-    further scores; a curve with columns epoch, valid, test; the score that a value is chosen by.
+    further scores; a curve with columns epoch, valid, test and others; the score that values are
+    chosen by.
     """
 
     record: dict[str, Any]
@@ -83,16 +91,16 @@ class Records:
         if run.tries is None:
             table = self.runs
             return table[(table["row"] == run.row) & (table["seed"] == run.seed)]
-        table, value = self.tuning, json.dumps(run.settings[run.tries])
-        return table[(table["row"] == run.row) & (table["value"] == value)]
+        table = self.tuning
+        return table[(table["row"] == run.row) & (table["value"] == run.value)]
 
     def add(self, study: str, run: Run, outcome: Outcome) -> None:
         """Takes in a finished run."""
         config = json.dumps(run.settings, sort_keys=True)
         row = {**outcome.record, "row": run.row, "seed": run.seed, "config": config}
         if run.tries is not None:
-            value = json.dumps(run.settings[run.tries])
-            row |= {"setting": run.tries, "value": value, "valid_last": outcome.score}
+            row |= {"setting": ", ".join(run.tries), "value": run.value}
+            row |= {"valid_last": outcome.score}
             self.tuning = _extended(self.tuning, {key: row[key] for key in TUNING}, TUNING)
             return
         row |= {"format": FORMAT, "study": study, "reference": run.reference}
@@ -100,11 +108,16 @@ class Records:
         curve = outcome.curve.assign(row=run.row, seed=run.seed)
         self.curves = _extended(self.curves, curve, CURVES)
 
-    def best_values(self, is_lower_better: bool) -> dict[str, Any]:
-        """The best value of each row's tuned setting."""
+    def tried(self, row: str) -> list[dict[str, Any]]:
+        """The values of the tuned settings that were tried for a row."""
+        own = self.tuning[self.tuning["row"] == row]
+        return [_values(*pair) for pair in zip(own["setting"], own["value"], strict=True)]
+
+    def best_values(self, is_lower_better: bool) -> dict[str, dict[str, Any]]:
+        """The best values of each row's tuned settings."""
         groups = self.tuning.reset_index(drop=True).groupby("row", sort=False)["valid_last"]
         best = self.tuning.iloc[groups.idxmin() if is_lower_better else groups.idxmax()]
-        return dict(zip(best["row"], best["value"].map(json.loads), strict=True))
+        return {own.row: _values(own.setting, own.value) for own in best.itertuples()}
 
     def write(self, rows: Sequence[str]) -> None:
         """Replaces the files, each at once, rows in that order and seeds in theirs."""
@@ -139,6 +152,10 @@ def check_equal(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> No
             )
 
 
+def _values(setting: str, value: str) -> dict[str, Any]:
+    return dict(zip(setting.split(", "), json.loads(f"[{value}]"), strict=True))
+
+
 def _extended(
     table: pd.DataFrame, new: dict[str, Any] | pd.DataFrame, columns: dict[str, str]
 ) -> pd.DataFrame:
@@ -156,6 +173,8 @@ def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=missing)
     except (ValueError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it") from error
+    others = table.columns.difference(list(columns))
+    table[others] = table[others].apply(pd.to_numeric)
     own = list(table.columns[: len(columns)])
     if own != list(columns) or ("format" in own and (table["format"] != FORMAT).any()):
         raise UserError(f"{path} is of another version: choose another folder, or delete it")

@@ -74,15 +74,29 @@ def markdown(records: Records) -> str:
     lines.insert(3, "|---" * len(table.columns) + "|")
     if len(tried):
         names, seeds = (", ".join(map(str, tried[key].unique())) for key in ("setting", "seed"))
-        values = ", ".join(sorted(tried["value"].unique(), key=float))
+        settings = names.split(", ")
+        columns = zip(*tried["value"].map(lambda own: json.loads(f"[{own}]")), strict=True)
+        values = "; ".join(", ".join(map(_plain, sorted(set(own), key=_order))) for own in columns)
         configs = runs.groupby("row", sort=False)["config"].first().map(json.loads)
-        chosen = ", ".join(f"{row} {config[names]}" for row, config in configs.items())
+        chosen = ", ".join(
+            " ".join([row, *(_plain(config.get(key)) for key in settings)])
+            for row, config in configs.items()
+        )
         lines += [
             "",
-            f"{names} is each row's best of {values}, by the {valid} of a run with seed {seeds}, "
+            f"{names} {'are' if len(settings) > 1 else 'is'} each row's best of {values}, "
+            f"by the {valid} of a run with seed {seeds}, "
             f"which is not in the table: {chosen}.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def _order(value: object) -> tuple[str, object]:
+    return type(value).__name__, value
 
 
 def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:

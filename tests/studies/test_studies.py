@@ -111,12 +111,12 @@ def test_a_second_call_makes_only_what_is_missing(call, tmp_path, monkeypatch):
 
 
 def test_a_value_is_chosen_for_each_row(call, folder, tmp_path):
-    tune = "tune: {setting: lr, values: [0.0001, 0.02], seed: 9}\n"
+    tune = "tune: {values: {lr: [0.0001, 0.02]}, seed: 9}\n"
     (folder / "tiny.yaml").write_text(TINY + tune)
     assert call("--rows", "mean", "ea-1") == 0
     records = Records(tmp_path / "out")
     assert len(records.tuning) == 4
-    assert records.best_values(is_lower_better=False)["mean"] == 0.02
+    assert records.best_values(is_lower_better=False)["mean"] == {"lr": 0.02}
     assert records.runs["config"].str.contains('"lr": 0.02').all()
     assert "lr is each row's best of 0.0001, 0.02" in (tmp_path / "out" / "table.md").read_text()
 
