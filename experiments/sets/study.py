@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from experiments.common import UserError, command, revision
@@ -27,7 +27,7 @@ table and figures. Interrupted, call it again: it continues with the next run.""
 TUNING_SEED = 1000  # apart from the seeds that are reported
 TEST_SEED = 2**31  # no run is seeded with it, so no run trains on the test sets
 TEST_BATCH = 200  # sets evaluated at once: small enough for the processor's cache
-NOT_OF_A_RUN = ("methods", "seeds", "learning_rates", "tuning_steps", "jobs", "results")
+NOT_OF_A_RUN = ("methods", "seeds", "norms", "learning_rates", "tuning_steps", "jobs", "results")
 """Settings of the study as a whole."""
 
 
@@ -62,7 +62,11 @@ class Config:
     Args:
         methods: aggregators to compare.
         seeds: number of seeds; seed k fixes the weights and the sets of run k of every method.
-        learning_rates: tried for each method, on one seed that is not among those reported.
+        norms: where a LayerNorm is: nowhere (null), output of the aggregator, or both, its output
+            and its input. Each is tried for each method, with each learning rate.
+        learning_rates: tried for each method, on one seed that is not among those reported. More
+            are tried while the best is the largest or the smallest, if there are several norms.
+        ea_rate: learning rate of EA's parameters, PyG's included, over that of the rest.
         tuning_steps: training steps of each of these trials.
         steps: training steps of a reported run.
         batch_size: sets in a training step.
@@ -77,7 +81,9 @@ class Config:
 
     methods: list[str] = field(default_factory=lambda: list(AGGREGATORS))
     seeds: PositiveInt = 3
+    norms: list[Literal["output", "both"] | None] = field(default_factory=lambda: [None])
     learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2, 3e-2])
+    ea_rate: PositiveFloat | None = None
     tuning_steps: PositiveInt = 500
     steps: PositiveInt = 4000
     batch_size: PositiveInt = 16
@@ -97,7 +103,8 @@ def perform(name: str, run: Run, path: Path) -> Outcome:
     """
     task, settings = import_module(f"experiments.{name}").TASK, run.settings
     torch.manual_seed(run.seed)
-    model = model_for_budget(run.row, settings["embedding"], settings["parameters"], task.inputs)
+    sizes = settings["embedding"], settings["parameters"], task.inputs
+    model = model_for_budget(run.row, *sizes, settings.get("norm"))
     generator = Generator().manual_seed(run.seed)
 
     def batch_loss() -> Tensor:
@@ -109,7 +116,7 @@ def perform(name: str, run: Run, path: Path) -> Outcome:
     points = []
     training = optimise(
         model, batch_loss, learning_rate=settings["learning_rate"], steps=steps,
-        auxiliary_weight=settings["auxiliary_weight"],
+        auxiliary_weight=settings["auxiliary_weight"], ea_rate=settings.get("ea_rate", 1.0),
     )  # fmt: skip
     for step, seconds in training:
         if step in stops:
@@ -127,6 +134,10 @@ def perform(name: str, run: Run, path: Path) -> Outcome:
     return Outcome(record, curve[["epoch", "test"]].assign(valid=curve["test"]), error)
 
 
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}
+
+
 def study_command(task: Task) -> Callable[..., int]:
     """The ``main`` of a study."""
 
@@ -140,12 +151,16 @@ def study_command(task: Task) -> Callable[..., int]:
             return 0
         tries = {"steps": config.tuning_steps}
         shared = {k: v for k, v in asdict(config).items() if k not in NOT_OF_A_RUN}
+        tuned: dict[str, Sequence[Any]] = {"learning_rate": config.learning_rates}
+        several = len(config.norms) > 1
+        if several:
+            tuned = {"norm": config.norms} | tuned
         grid = Grid(
             task.name,
             {method: method for method in AGGREGATORS},
-            lambda row, seed, changes: shared | changes,
+            lambda row, seed, changes: _given(shared | changes),
             partial(perform, task.name),
-            Tuning({"learning_rate": config.learning_rates}, TUNING_SEED, tries),
+            Tuning(tuned, TUNING_SEED, tries, "learning_rate" if several else None),
             is_lower_better=True,
             identity={"data": task.data},
         )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn.aggr import EquilibriumAggregation
 
 from experiments.common import UserError
 from experiments.sets.aggregators import AGGREGATORS, Entry
@@ -41,13 +42,21 @@ class SetModel(nn.Module):
         inputs: size of an element.
         embedding: size of an encoded element.
         width: hidden width of encoder and decoder.
+        norm: where a LayerNorm is: ``"output"``, behind the aggregator; ``"both"``, also before it.
     """
 
-    def __init__(self, entry: Entry, inputs: int, embedding: int, width: int) -> None:
+    def __init__(
+        self, entry: Entry, inputs: int, embedding: int, width: int, norm: str | None = None
+    ) -> None:
         super().__init__()
+        size = embedding * entry.widening
         self.encoder = _mlp(inputs, width, embedding)
+        if norm == "both":
+            self.encoder.append(nn.LayerNorm(embedding))
         self.aggregator = entry.build(embedding)
-        self.decoder = _mlp(embedding * entry.widening, width, 1)
+        self.decoder = _mlp(size, width, 1)
+        if norm is not None:
+            self.decoder.insert(0, nn.LayerNorm(size))
 
     def forward(self, sets: Sets) -> Tensor:
         """One number a set: ``[S]``."""
@@ -66,7 +75,9 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def model_for_budget(name: str, embedding: int, parameters: int, inputs: int) -> SetModel:
+def model_for_budget(
+    name: str, embedding: int, parameters: int, inputs: int, norm: str | None = None
+) -> SetModel:
     """The model of aggregator ``name`` with the widest encoder and decoder within the budget.
 
     An aggregator without parameters gets a larger encoder and decoder in exchange.
@@ -78,7 +89,7 @@ def model_for_budget(name: str, embedding: int, parameters: int, inputs: int) ->
 
     def size(width: int) -> int:
         with torch.device("meta"):
-            return count_parameters(SetModel(entry, inputs, embedding, width))
+            return count_parameters(SetModel(entry, inputs, embedding, width, norm))
 
     width = bisect_right(range(parameters), parameters, lo=1, key=size) - 1
     if width == 0:
@@ -86,7 +97,7 @@ def model_for_budget(name: str, embedding: int, parameters: int, inputs: int) ->
             f"parameters: got {parameters}, expected at least {size(1)} for {name} "
             f"at embedding {embedding}; raise parameters or lower embedding"
         )
-    return SetModel(entry, inputs, embedding, width)
+    return SetModel(entry, inputs, embedding, width, norm)
 
 
 def optimise(
@@ -96,6 +107,7 @@ def optimise(
     learning_rate: float,
     steps: int,
     auxiliary_weight: float,
+    ea_rate: float = 1.0,
 ) -> Iterator[tuple[int, float]]:
     """Trains with Adam, linear warm-up and cosine decay to zero.
 
@@ -105,11 +117,16 @@ def optimise(
         learning_rate: after warm-up.
         steps: training steps.
         auxiliary_weight: weight of EA's auxiliary loss.
+        ea_rate: learning rate of EA's parameters, PyG's included, over that of the rest.
 
     Yields:
         After each step: its number, and the processor time of training so far.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    is_ea = isinstance(model.aggregator, EAAggregation | EquilibriumAggregation)
+    rates = {model.encoder: 1.0, model.aggregator: ea_rate if is_ea else 1.0, model.decoder: 1.0}
+    optimizer = torch.optim.Adam(
+        [{"params": list(m.parameters()), "lr": rate * learning_rate} for m, rate in rates.items()]
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     parameters = list(model.parameters())
     usual, seconds = math.inf, 0.0
