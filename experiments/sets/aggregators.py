@@ -19,7 +19,7 @@ from pyg_ea import EAAggregation, NesterovSolver, NoPrior, QuantilePotential
 STEPS = 8  # inner steps of EA and of PyG's EA
 READS = 4  # processing steps of Set2Set
 HEADS = 4
-WIDE = 6  # size of the vector of wide EA in units of an element's
+WIDE = 4  # size of the vector of wide EA in units of an element's
 
 
 class Entry(NamedTuple):
@@ -31,10 +31,12 @@ class Entry(NamedTuple):
     widening: int = 1
 
 
-def _ea(channels: int, widening: int = 1) -> nn.Module:
+def _ea(channels: int, widening: int = 1, share: int = 1) -> nn.Module:
     # gtol 0: the errors under study are below the default tolerance, which would stop y early.
     solver = NesterovSolver(gtol=0.0)
-    return EAAggregation(channels, widening * channels, channels, steps=STEPS, solver=solver)
+    return EAAggregation(
+        channels, widening * channels, channels // share, steps=STEPS, solver=solver
+    )
 
 
 def _ea_quantile(channels: int) -> nn.Module:
@@ -54,7 +56,8 @@ def _ea_quantile(channels: int) -> nn.Module:
 
 AGGREGATORS: dict[str, Entry] = {
     "ea": Entry(_ea),
-    "ea_wide": Entry(partial(_ea, widening=WIDE), widening=WIDE),
+    # A wider vector under half the potential has about as many parameters.
+    "ea_wide": Entry(partial(_ea, widening=WIDE, share=2), widening=WIDE),
     "ea_quantile": Entry(_ea_quantile),
     "sum": Entry(lambda channels: aggr.SumAggregation()),
     "mean": Entry(lambda channels: aggr.MeanAggregation()),
