@@ -68,10 +68,10 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--steps",
         type=PositiveInt,
-        help="solver steps (sections layer and peak; default: those of the workload)",
+        help="solver steps (sections layer and peak; default: as the workload says)",
     )
     parser.add_argument(
-        "--rounds", type=PositiveInt, help="number of measurements (default: that of the workload)"
+        "--rounds", type=PositiveInt, help="number of measurements (default: as the workload says)"
     )
     parser.add_argument(
         "--threads", type=PositiveInt, help="threads that torch uses (default: its own choice)"

@@ -3,7 +3,7 @@
 PyG's loader gets its best case: a plain list of `Data` in memory and no worker processes. Both
 shuffle, and they take turns, so that other load on the machine affects both. Columns of the table:
 
-- `ratio`: elapsed time of PyG's loader over that of the packed one
+- `ratio`: elapsed time of PyG's loader divided by the packed loader's
 - `cpu_ratio`: the same for processor time, which other load does not disturb
 - `share`: the packed loader's part of a training step of OGB's GIN (5 layers of 300)
 - `small_share`: the same for the preset small

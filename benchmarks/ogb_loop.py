@@ -2,7 +2,7 @@
 
 The loop follows OGB's ``main_pyg.py``: PyG's ``DataLoader``, Adam at a constant rate, cross entropy
 over the known labels of a batch, scores after every epoch, and the test score at the best valid
-epoch. Network, data, split, batch size and seeds are those of the trainer. The two take turns, seed
+epoch. Network, data, split, batch size and seeds are the trainer's. The two take turns, seed
 by seed, with the same readout; the trainer also trains EA (15 steps) with the first three seeds:
 
     python -m benchmarks.ogb_loop --data embedded --epochs 10 --seeds 3 --out runs/ogb_loop

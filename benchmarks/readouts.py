@@ -1,6 +1,6 @@
 """Processor time of a training step with every readout of a study.
 
-The networks are those of the study's rows, on one batch of molecules, with Adam and EA's auxiliary
+The networks are the study's rows, on one batch of molecules, with Adam and EA's auxiliary
 loss. Rows take turns. Processor time leaves out other work on the machine; use one thread,
 `OMP_NUM_THREADS=1`. Records are OUT/steps.csv and OUT/machine.json.
 """

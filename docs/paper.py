@@ -26,7 +26,7 @@ def paper_table() -> str:
         ["what", "the paper", "here", "command", "time on two cores", "prints"],
         [
             [
-                "Figure 3, D.1: median of a set, error over that of the best other aggregator",
+                "Figure 3, D.1: median of a set, error over the best other aggregator's",
                 "about 0.1",
                 f"{median['ea_quantile'] / best_other:.1f} with the quantile potential; "
                 f"{median['ea'] / best_other:.1f} with the learned one",
@@ -70,13 +70,13 @@ def paper_table() -> str:
                 "AP for each number of steps",
             ],
             [
-                "E.2: time with 2 / 5 / 10 steps over that of the sum",
+                "E.2: time with 2 / 5 / 10 steps over the sum's",
                 "1.42 / 1.84 / 2.86",
                 " / ".join(f"{value:.2f}" for value in times),
                 "`python -m benchmarks --threads 2 --only model --contestants sum unrolled "
                 "half-width --rounds 3`",
                 duration(models["value"].sum()),
-                "time over that of the sum",
+                "time over the sum's",
             ],
             [
                 "E.3: valid AP with auxiliary weight 1e-4 / 1e-3 / 1e-2 / 1e-1 / 1",

@@ -61,7 +61,7 @@ class Grid:
     Args:
         study: its name.
         references: rows in the order of the tables, each with that its differences are taken to.
-        settings: those of a run, from its row, its seed and what is changed in the row, or None.
+        settings: of a run, from its row, its seed and what is changed in the row, or None.
         perform: makes a run, or the rest of it, in a folder of its own. With several at a time it
             must be importable or picklable, for it runs in worker processes.
         tuning: how each row finds its own values of some settings.
@@ -94,7 +94,7 @@ def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, 
     Args:
         grid: the study.
         rows: those to make.
-        seeds: those of each row.
+        seeds: of each row.
         out: folder of the records, and of the run folders and logs in ``runs/``. No other study or
             summary works in it meanwhile.
         jobs: runs at a time.

@@ -33,7 +33,7 @@ class Parser(ArgumentParser):
     """Flags for the fields of a dataclass, and ``--config`` for a YAML file with the same keys.
 
     The fields are made by :func:`opt`. ``groups`` are titles of groups of flags, by the first field
-    of each; ``defaults`` are values that replace those of the fields.
+    of each; ``defaults`` are values that replace the fields' own.
     """
 
     def __init__(

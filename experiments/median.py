@@ -46,7 +46,7 @@ def draw(num_sets: int, generator: Generator) -> Tensor:
 
 
 def labelled(values: Tensor) -> Sets:
-    """Sets ``[S, n]`` with their medians; that of an even number is the mean of the middle two."""
+    """Sets ``[S, n]`` with their medians, for even n the mean of the middle two."""
     num_sets, size = values.shape
     members = torch.arange(num_sets).repeat_interleave(size)
     return Sets(values.reshape(-1, 1), members, values.quantile(0.5, dim=1))

@@ -33,7 +33,7 @@ from experiments.sets.training import count_parameters
 from pyg_ea import EAAggregation, SumEAAggregation, parameter_groups
 
 NODES, CLASSES, FEATURES = 2000, 4, 16
-NOISE = 4.0  # standard deviation around a class's centre; those of centres have 1
+NOISE = 4.0  # standard deviation around a class's centre; the centres have 1
 DEGREES = 6.0, 4.0  # neighbours of a node's own class and of others
 SPLIT = 400, 400  # nodes of the train and the valid part; the rest are the test part
 OUTLIERS = 0.1, 0.2, 0.3  # shares of nodes whose features become noise of this deviation:
@@ -77,7 +77,7 @@ class Config:
     jobs: PositiveInt = opt(1, "runs at a time")
     out: str = opt("runs/nodes", "folder of records, table and pictures")
     # run
-    ea_rate: PositiveFloat = opt(0.2, "learning rate of EA's parameters over that of the rest")
+    ea_rate: PositiveFloat = opt(0.2, "learning rate of EA's parameters over the rest's")
     steps: PositiveInt = opt(100, "training steps, each on the whole graph")
     evaluations: PositiveInt = opt(
         10, "evaluations along a run, evenly spaced; the best on the valid part counts"
@@ -183,7 +183,7 @@ def _train(run: Run, steps: int) -> tuple[NodeNetwork, Data, Iterator[tuple[int,
 
 
 def estimate(run: Run) -> float:
-    """Estimated seconds of a run: those of the second of two steps, for all its steps."""
+    """Estimated seconds of a run, from the second of two steps."""
     (_, _, first), (_, _, second) = _train(run, steps=2)[2]
     return (second - first) * (run.settings["steps"] + run.settings["evaluations"])
 

@@ -29,7 +29,7 @@ RECORDS = {
     "parameters": "int", "data": "str", "split": "str", "graphs": "str", "fingerprint": "str",
     "revision": "str", "config": "str",
 }  # fmt: skip
-"""``test`` is that of the epoch with the best ``valid``; ``train_seconds`` an epoch's median.
+"""``test`` is the score of the epoch with the best ``valid``; ``train_seconds`` an epoch's median.
 A study's further test scores follow, each a column.
 """
 CURVES = {"row": "str", "seed": "int", "epoch": "int", "valid": "float", "test": "float"}

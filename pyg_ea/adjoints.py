@@ -125,7 +125,7 @@ class Implicit:
         \Big(\frac{\partial^2 E}{\partial y^2} + \lambda I\Big)^{-1} \frac{dL}{dy}
 
     The solve is one of conjugate gradients for each segment, all at once. Memory is that of a few
-    gradients whatever the number of steps; time is that of the steps without a graph plus one
+    gradients whatever the number of steps; time is the time of the steps without a graph plus one
     gradient of a gradient an iteration.
 
     Right only where the solver converged and the energy is convex at its end. Where it is not, the

@@ -176,7 +176,7 @@ class EAAggregation(Aggregation):
         """Aggregates ``x`` over dimension ``dim``; see the class for shapes.
 
         ``return_solution`` adds the :class:`Solution` to the result, with its graph, for
-        :func:`auxiliary_loss`; its segments are those of the leading dimensions in turn.
+        :func:`auxiliary_loss`; its segments follow the leading dimensions in turn.
         :func:`collect_solutions` gathers the same from a whole model.
         """
         x, segments, leading, size = self._elements(x, index, ptr, dim_size, dim)

@@ -47,7 +47,7 @@ class NormedMultiAggregation(MultiAggregation):
         - **output:** :math:`(*, S, \text{out\_channels})`, ``out_channels`` being the sum of
           ``channels``
 
-    Preconditions are those of the aggregations: some of PyG's require a sorted ``index`` or
+    The aggregations have preconditions: some of PyG's require a sorted ``index`` or
     two-dimensional x.
 
     Raises:

@@ -28,8 +28,8 @@ def parameter_groups(model: nn.Module, ea_lr: float | None = None) -> list[dict[
 
     Args:
         model: a module with at least one :class:`EAAggregation`.
-        ea_lr: learning rate of the parameters of potential, prior and solver. Default: that of the
-            optimiser.
+        ea_lr: learning rate of the parameters of potential, prior and solver. Default: the
+            optimiser's.
 
     Returns:
         Up to three groups in this order. Empty ones are left out.

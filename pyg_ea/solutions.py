@@ -1,4 +1,4 @@
-"""Solutions as values: those of all layers called in a block of code."""
+"""Solutions of all layers called in a block of code."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pyg_ea.transforms import inverse_softplus, logit, reshape_scalars, scalar_p
 
 Gradient = Callable[[Tensor], Tensor]  # y [S, D] -> dE/dy [S, D]
 
-STEPS = 5  # solver steps of a layer unless told otherwise; Listing 2 has 5
+STEPS = 5  # solver steps of a layer by default; Listing 2 has 5
 GROWTH = 10.0  # a gradient this many times the first one's size raises suspicion of divergence
 
 

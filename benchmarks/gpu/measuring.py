@@ -23,7 +23,7 @@ PRECISIONS = ("float32", "tf32", "bf16")
 """Of products: float32, TF32, and bf16 under autocast with all others in TF32."""
 
 ATTEMPTS = "attempts"
-"""File with the rows that a part has tried, in the folder above those of its processes."""
+"""File with the rows that a part has tried, in the parent of the folders of its processes."""
 UNUSABLE = 75
 """Exit status of a part that cannot go on in the same process."""
 REPETITIONS = 5

@@ -18,7 +18,7 @@ def score(metric: str, labels: Tensor, outputs: Tensor, scale: Tensor | float = 
     ``scale`` is the unit of real values.
     """
     evaluator = Evaluator(EVALUATORS[metric])
-    evaluator.num_tasks = labels.shape[1]  # OGB's evaluator has that of its own set
+    evaluator.num_tasks = labels.shape[1]  # OGB's evaluator counts the tasks of its own set
     pair = {"y_true": labels.double() * scale, "y_pred": outputs.double() * scale}
     return float(evaluator.eval(pair)[metric])
 

@@ -26,7 +26,7 @@ from experiments.molpcba.folder import RunFolder, read_checkpoint
 from experiments.molpcba.model import MoleculeNetwork
 
 OWN = ("line", "name", "smiles", "reason")
-"""Columns of the output besides those of the tasks."""
+"""Columns of the output besides the tasks' columns."""
 MAX_ATOMS = 50_000
 """Atoms of a batch, each molecule counted as its largest."""
 

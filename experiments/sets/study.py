@@ -80,7 +80,7 @@ class Config:
     out: str = opt("", "folder of records, table and pictures")
     # run
     ea_rate: PositiveFloat | None = opt(
-        None, "learning rate of EA's parameters, PyG's included, over that of the rest"
+        None, "learning rate of EA's parameters, PyG's included, over the rest's"
     )
     steps: PositiveInt = opt(4000, "training steps of a reported run")
     batch_size: PositiveInt = opt(16, "sets in a training step")
@@ -98,7 +98,7 @@ class Config:
 
 
 def estimate(name: str, run: Run) -> float:
-    """Estimated seconds of a run: those of the second of two training steps, for all its steps."""
+    """Estimated seconds of a run, from the second of two training steps."""
     settings = run.settings
     (_, first), (_, second) = _training(_task(name), run, steps=2)[1]
     evaluation = settings["evaluations"] * settings["test_sets"] / settings["batch_size"] / 3

@@ -117,7 +117,7 @@ def optimise(
         learning_rate: after warm-up.
         steps: training steps.
         auxiliary_weight: weight of EA's auxiliary loss.
-        ea_rate: learning rate of EA's parameters, PyG's included, over that of the rest.
+        ea_rate: learning rate of EA's parameters, PyG's included, over the rest's.
 
     Yields:
         After each step: its number, and the processor time of training so far.

@@ -33,9 +33,9 @@ OWN = (
 PLACES = ("root", "csv", "runs_dir", "name", "resume", "seeds", "task_type")
 """Settings that do not decide a run, or follow from its data."""
 EVALUATION = 1.3
-"""Time of an epoch with its evaluation over that of its training steps, roughly."""
+"""Time of an epoch with its evaluation over the time of its training steps, roughly."""
 SHARED = {"ea_lr": "lr", "ea_width": "width"}
-"""EA's own settings, left out where they are those of the rest of the network."""
+"""EA's own settings, left out where they equal the rest of the network's."""
 
 
 class Row(NamedTuple):
@@ -172,7 +172,7 @@ def perform(csv: str | None, root: str, run: Run, path: Path) -> Outcome:
 
 
 def estimate(data: MoleculeData, run: Run) -> float:
-    """Estimated seconds of a run: those of the second of two training steps, for all its steps."""
+    """Estimated seconds of a run, from the second of two training steps."""
     config = Config(**run.settings)
     is_on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if is_on_gpu else "cpu")

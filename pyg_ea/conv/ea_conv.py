@@ -70,7 +70,7 @@ class EAConv(MessagePassing):
           features are its values if they are :math:`(E, \cdot)`. Values :math:`(E)` must be 1:
           edges have no weights.
         - **edge_attr:** :math:`(E, \cdot)`, in the order of the edges
-        - **size:** numbers of sources and receivers. Default: those of ``x``
+        - **size:** numbers of sources and receivers. Default: as in ``x``
         - **output:** :math:`(N_{receivers}, D_{out})`
 
     Raises:

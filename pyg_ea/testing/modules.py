@@ -77,7 +77,7 @@ def check_aggregation(
     ``no_element``, ``one_element``      finite values and gradients
     ``no_index``                         all elements are one set
     ``order_of_elements``                does not matter
-    ``order_of_sets``                    is that of the output
+    ``order_of_sets``                    is kept in the output
     ``multiplicity``                     each element four times gives another result
     ``other_sets``                       of a batch change neither a set's result nor its gradient
     ==================================== ===========================================================

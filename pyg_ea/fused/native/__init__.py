@@ -1,7 +1,7 @@
 """Backend of the fused solve in C, for CPUs; optional.
 
 The library is built at installation where there is a C compiler. Without it the fused solve runs in
-torch operations: the same results, slower. Matrix products are those of the BLAS library that torch
+torch operations: the same results, slower. Matrix products run in the BLAS library that torch
 has loaded.
 """
 
