@@ -5,8 +5,8 @@ Measures in this order:
 1. preparation of the table by the trainer: time, disk space and peak memory (resident memory of the
    process and its workers, summed every 0.2 s; shared pages count in each)
 2. a fresh process: time from its start to the first training batch
-3. training steps of OGB's GIN (preset reference) with sum, EA-5 and EA-15, loader included, from
-   which the time of an epoch is extrapolated
+3. training steps of OGB's GIN (preset reference) with sum, EA-5 and EA-15, loader included;
+   the time of an epoch is extrapolated from them
 
 Records are OUT/scale.json and OUT/machine.json; the prepared data stays in --root.
 """

@@ -60,10 +60,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The device of all tensors that the test makes, those of its module included.
+    """The device of all tensors that the test makes, constants of its module included.
 
-    On a GPU sums have a fixed order, so that results can be compared bit by bit, and the solve is
-    not compiled, which would take half a minute for each setting (``test_gpu.py`` compiles it).
+    On a GPU sums have a fixed order, so that results can be compared bit by bit.
     """
     name = getattr(request, "param", "cpu")
     if name == "cpu":

@@ -38,7 +38,7 @@ class Problem:
         answer: the exact minimiser for one set ``x [n, D] -> [Dy]``, given the layer.
         tolerance: largest absolute distance of the layer's output from the answer.
         reason: why the tolerance is what it is.
-        smooth: whether the answer's derivative is that of the layer's output as well.
+        smooth: whether the layer's output has the answer's derivative as well.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The run folder: its owner, which run --resume means, longer training, what the user is told."""
+"""The run folder: its owner, which run --resume means, longer training, messages to the user."""
 
 from __future__ import annotations
 
