@@ -21,6 +21,8 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
+DROPPED = {"compile"}
+"""Settings of older versions that decided nothing but speed: records that have them stay valid."""
 PACKAGES = ("pyg_ea", "torch", "torch-geometric", "lightning", "ogb", "rdkit", "numpy")
 
 

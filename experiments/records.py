@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from experiments.common import UserError, write_text
+from experiments.common import DROPPED, UserError, write_text
 
 FORMAT = 1
 """Raised when a column changes its meaning: older records are then refused."""
@@ -145,7 +145,7 @@ class Records:
 
 def check_equal(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raises ``UserError`` naming the first setting in which a run differs from what is wanted."""
-    for key in sorted(found.keys() | wanted.keys()):
+    for key in sorted((found.keys() | wanted.keys()) - DROPPED):
         if found.get(key) != wanted.get(key):
             raise UserError(
                 f"{where}: made with {key} {found.get(key)}, not {wanted.get(key)}: the runs of a "

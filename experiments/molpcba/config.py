@@ -18,7 +18,7 @@ from jsonargparse.typing import (
     PositiveInt,
 )
 
-from experiments.common import UserError
+from experiments.common import DROPPED, UserError
 from experiments.flags import Parser, flag, opt, split
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets"
@@ -209,9 +209,6 @@ def kind_of(settings: dict[str, Any]) -> str:
     names = [f"{part}{steps}" if part in ITERATIVE else part.split(":")[-1] for part in parts]
     local = settings["local"]
     return f"{model}-{'+'.join(names)}" + (f"-local-{local}{steps}" if local != "sum" else "")
-
-
-DROPPED = {"compile"}  # settings of older versions that decided nothing but speed
 
 
 def recorded(content: dict[str, Any], where: object) -> Config:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from experiments.common import UserError, command, owned
+from experiments.common import DROPPED, UserError, command, owned
 from experiments.metrics import LOWER_IS_BETTER
-from experiments.molpcba.config import DROPPED
 from experiments.molpcba.folder import FREE, RunFolder
 from experiments.molpcba.results import outcome
 from experiments.records import Records, Run, check_equal

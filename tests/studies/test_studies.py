@@ -261,6 +261,15 @@ def test_refusals_are_one_line(call, folder, tmp_path, capsys):
     assert "is of another version" in refused(call, capsys)
 
 
+def test_records_of_older_versions_stay_valid(call, tmp_path, capsys):
+    assert call("--rows", "mean") == 0
+    path = tmp_path / "out" / "records.csv"
+    path.write_text(path.read_text().replace('{""', '{""compile"": false, ""'))
+    capsys.readouterr()
+    assert call("--rows", "mean") == 0
+    assert "all 2 runs are recorded" in capsys.readouterr().out
+
+
 PARENT = """
 import signal, sys
 from pathlib import Path
