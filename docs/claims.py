@@ -135,7 +135,7 @@ EMBEDDED, PCBA, HIV = (f"ablations/readout-on-{own}" for own in ("embedded-nci",
 BINDING, WHOLE = "ablations/heads-on-binding-60k", "ablations/whole-on-binding-212k"
 SCAFFOLD = "ablations/whole-scaffold-on-binding-212k"
 LOCAL, LOCAL_BINDING = (f"ablations/local-on-{own}" for own in ("embedded-nci", "binding-60k"))
-PROTOCOL, COUNTING = "ablations/protocol-on-embedded-nci", "counting-protocol"
+PROTOCOL, COUNTING = "ablations/protocol-on-embedded-nci", "counting"
 NODES = "nodes"
 
 # fmt: off

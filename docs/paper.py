@@ -108,7 +108,8 @@ def _time(folder: Path) -> str:
     """Training time of all runs of a study, made on one thread each, two at a time."""
     records = Records(folder)
     runs, epochs = records.runs, records.runs["epochs"]
-    seconds = (runs["train_seconds"] * (1 if runs["split"].iloc[0] == FRESH else epochs)).sum()
+    is_fresh = runs["split"].iloc[0].startswith(FRESH)
+    seconds = (runs["train_seconds"] * (1 if is_fresh else epochs)).sum()
     steps = records.tuning["config"].map(lambda config: json.loads(config)["steps"]).sum()
     if steps:  # the runs by which a rate was chosen are not timed
         seconds *= 1 + steps / epochs.sum()

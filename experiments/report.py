@@ -54,10 +54,14 @@ def markdown(records: Records) -> str:
         raise UserError(f"{records.folder} has no record of a run yet: make the study first")
     runs, tried = records.runs, records.tuning
     first, title = runs.iloc[0], TITLES[runs["metric"].iloc[0]]
-    split, span, valid = first.split, "a run", "score"
+    split, span = first.split, "a run"
     table = pd.DataFrame([_cells(runs, row) for row in runs["row"].unique()])
-    if first.split == FRESH:
-        table = table.drop(columns=list(table.filter(regex="valid|last")))
+    if runs["test_last"].equals(runs["test"]):
+        table = table.drop(columns=list(table.filter(regex="last")))
+    if runs["valid"].equals(runs["test"]):  # older records of fresh sets
+        table = table.drop(columns=list(table.filter(regex="valid")))
+    if first.split.startswith(FRESH):
+        valid = "valid score"
     else:
         split += ", a split for each seed" if runs["fingerprint"].nunique() > 1 else ", one split"
         span, valid = "an epoch", f"valid score (mean of the last {LAST} epochs)"
@@ -181,10 +185,11 @@ TICKS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 def draw_learning(records: Records) -> Figure:
     """Valid and test score over epochs, the mean over seeds, a line for each row."""
     first, rows = records.runs.iloc[0], list(records.runs["row"].unique())
-    is_fresh = first.split == FRESH
+    is_fresh = first.split.startswith(FRESH)
     drawing = Figure(figsize=(WIDTH, 3.2 + 0.08 * len(rows)))
-    parts = ["test"] if is_fresh else ["valid", "test"]
-    parts = [part for part in parts if records.curves[part].notna().any()]
+    parts = [part for part in ("valid", "test") if records.curves[part].notna().any()]
+    if records.curves["valid"].equals(records.curves["test"]):
+        parts = ["test"]
     panels = drawing.subplots(1, len(parts), sharey=True, squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):
         for i, row in enumerate(rows):
@@ -213,7 +218,9 @@ def draw_fit(records: Records) -> Figure:
     left.set(xlabel="processor time of training, seconds", xscale="log", ylabel="valid score")
     right.set(xlabel="train loss", xscale="log")
     for axes in (left, right):
-        axes.set_title(f"valid {TITLES[first.metric]}, mean over seeds")
+        axes.set(
+            title=f"valid {TITLES[first.metric]}, mean over seeds", yscale=_scale(first.metric)
+        )
         if first.metric in SHARES:
             axes.set_yscale("logit")
             axes.yaxis.set_major_locator(FixedLocator(TICKS))
@@ -242,7 +249,8 @@ def draw_points(runs: pd.DataFrame) -> Figure:
     """Scores and paired differences to the reference: a point for each seed, a bar at the mean."""
     references = runs.groupby("row", sort=False)["reference"].first()
     first, rows = runs.iloc[0], list(references.index)
-    epoch = "after training" if first.split == FRESH else "at the best valid epoch"
+    is_fresh = first.split.startswith(FRESH)
+    epoch = "after training" if is_fresh else "at the best valid epoch"
     scores = {row: by_seed(runs, row, "test").to_list() for row in rows}
     compared = {
         f"{row} \N{MINUS SIGN} {other}": differences(runs, str(row), other, "test_last")
@@ -261,7 +269,8 @@ def draw_points(runs: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(6))
     upper.set(xscale=_scale(first.metric), title=f"test {TITLES[first.metric]} {epoch}")
     for axes in lower:
-        axes.set_title(f"paired difference, mean of the last {LAST} epochs")
+        epochs = "" if is_fresh else f", mean of the last {LAST} epochs"
+        axes.set_title(f"paired difference{epochs}")
         axes.axvline(0, color="0.5", linewidth=1)
     drawing.suptitle(f"{first.study}   (data: {first.data}; split: {first.split})")
     return drawing
