@@ -1,9 +1,9 @@
 """Class counting: the number of distinct classes in a set of digits, EA against other aggregators.
 
-``python -m experiments.counting``: see ``--help``. Sets of images are drawn on the fly. The images
-are the 1,797 of scikit-learn, 8 x 8 pixels. They lie in blocks in which the order of the classes
-repeats, most likely one for each writer. The parts are whole blocks: 8 for training, 2 for
-validation, 4 for the test.
+``python -m experiments.counting``: see ``--help``. Sets are drawn on the fly from the 1,797 images
+of scikit-learn, 8 x 8 pixels. These lie in blocks in which the order of the classes repeats, most
+likely one for each writer. The parts are whole blocks: 8 for training, 2 for validation, 4 for the
+test.
 """
 
 from __future__ import annotations

@@ -20,9 +20,7 @@ SET_SIZE = 100
 
 
 def gamma(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    r"""Gamma of **shape** 0.5 and **scale** 0.2, mean 0.1, variance 0.02, as :math:`0.1 z^2`: of a
-    standard normal z, :math:`z^2` is gamma of shape 0.5 and scale 2.
-    """
+    """Gamma of **shape** 0.5 and **scale** 0.2, as 0.1 z²: z² of a standard normal has scale 2."""
     return 0.1 * torch.randn(shape, generator=generator).square()
 
 

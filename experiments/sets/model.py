@@ -43,12 +43,9 @@ class SetConfig(Config):
 class Sets(NamedTuple):
     """Sets with their labels."""
 
-    elements: Tensor
-    """``[N, D]``"""
-    members: Tensor
-    """``[N]``, the set of each element."""
-    labels: Tensor
-    """``[S]``"""
+    elements: Tensor  # [N, D]
+    members: Tensor  # [N], the set of each element
+    labels: Tensor  # [S]
 
 
 class SetModel(nn.Module):
@@ -56,9 +53,7 @@ class SetModel(nn.Module):
     number. ``width`` is the hidden width of encoder and decoder.
     """
 
-    def __init__(
-        self, name: str, inputs: int, embedding: int, norm: str | None, width: int
-    ) -> None:
+    def __init__(self, name: str, inputs: int, embedding: int, norm: str | None, width: int):
         super().__init__()
         size = embedding * WIDENING.get(name, 1)
         self.encoder = MLP([inputs, width, width, embedding], act="silu", norm=None)
@@ -119,8 +114,8 @@ def set_problem(
     def all_scores(part: str, is_last: bool) -> dict[str, float]:
         fresh = Generator().manual_seed(TEST_SEED + (part == "valid"))
         number = settings["test_sets"] if is_last else -(-settings["test_sets"] // FEW)
-        batches = [min(TEST_BATCH, number - start) for start in range(0, number, TEST_BATCH)]
-        drawn = [sample(part, size, fresh) for size in batches]
+        batches = torch.arange(number).split(TEST_BATCH)
+        drawn = [sample(part, len(batch), fresh) for batch in batches]
         outputs = [model(sets).detach() for sets in drawn]  # PyG's EA always has a graph
         return scores(torch.cat(outputs), torch.cat([sets.labels for sets in drawn]))
 

@@ -38,17 +38,16 @@ class Config:
     # study
     methods: list[str] = opt([], "aggregators to compare")
     seeds: PositiveInt = opt(
-        3, "number of seeds; seed k fixes the weights and the data of run k of every method"
+        3, "number of seeds; seed k fixes weights and data of run k of a method"
     )
     norms: list[Literal["output", "both"] | None] = opt(
         [None, "output", "both"],
-        "places of a LayerNorm, each tried for each method: null, none; output, behind the "
-        "aggregator; both, also before it",
+        "LayerNorms to try: null, none; output, behind the aggregator; both, also before it",
     )
     learning_rates: list[float] = opt(
         [3e-3, 1e-2, 3e-2],
-        "tried for each method, on one seed that is not among those reported. If there are "
-        "several, more are tried while the best is the largest or the smallest",
+        "to try, with a seed that is not among those reported. If there are several, more are "
+        "tried while the best is the largest or the smallest",
     )
     tuning_steps: PositiveInt = opt(1000, "training steps of each of these tries")
     jobs: PositiveInt = opt(1, "runs at a time")
@@ -59,7 +58,7 @@ class Config:
     )
     steps: PositiveInt = opt(4000, "training steps of a reported run")
     evaluations: PositiveInt = opt(
-        10, "evaluations along a run, evenly spaced; the last one, at its end, counts"
+        10, "evaluations along a run, evenly spaced; the last one counts"
     )
 
 
@@ -68,27 +67,21 @@ class Task(NamedTuple):
 
     name: str
     description: str
-    data: str
-    """In a few words, for the records."""
-    methods: Sequence[str]
-    """Aggregators, in the order of the tables."""
+    data: str  # in a few words, for the records
+    methods: Sequence[str]  # aggregators, in the order of the tables
     problem: Callable[[Run], Problem]
-    metric: str
-    """The score that norm and rate are chosen by, and that tables and pictures show first."""
+    metric: str  # the score that norm and rate are chosen by, and that tables show first
     config: type[Config] = Config
-    defaults: Mapping[str, Any] = MappingProxyType({})
-    """Settings whose default is not that of ``config``."""
-    tests: Sequence[str] = ()
-    """Further parts of the data that a trained model is scored on."""
-    reference: str | None = None
-    """The method that differences are taken to."""
+    defaults: Mapping[str, Any] = MappingProxyType({})  # where not those of config
+    tests: Sequence[str] = ()  # further parts of the data that a trained model is scored on
+    reference: str | None = None  # the method that differences are taken to
 
 
 def perform(name: str, run: Run, path: Path) -> Outcome:
     """Trains and evaluates a model of the task of ``experiments.NAME``; leaves nothing but its
     record. A try is evaluated at its end alone.
     """
-    task, steps = _task(name), run.settings["steps"]
+    task, steps = import_module(f"experiments.{name}").TASK, run.settings["steps"]
     problem, number = task.problem(run), 1 if run.tries else run.settings["evaluations"]
     stops, points = [steps * (k + 1) // number for k in range(number)], []
     for point in train(problem, run.settings, stops):
@@ -112,12 +105,9 @@ def perform(name: str, run: Run, path: Path) -> Outcome:
 
 def estimate(name: str, run: Run) -> float:
     """Estimated seconds of a run, from the second of two training steps."""
-    _, second = islice(train(_task(name).problem(run), run.settings, [1, 2]), 2)
+    task = import_module(f"experiments.{name}").TASK
+    _, second = islice(train(task.problem(run), run.settings, [1, 2]), 2)
     return second["processor_seconds"] * run.settings["steps"]
-
-
-def _task(name: str) -> Task:
-    return import_module(f"experiments.{name}").TASK
 
 
 def _scores(problem: Problem, part: str, is_last: bool) -> dict[str, float]:
@@ -145,18 +135,14 @@ def study_command(task: Task) -> Callable[..., int]:
         config = task.config(**parser.values(argv))
         shared = {k: v for k, v in asdict(config).items() if k not in NOT_OF_A_RUN}
         shared["learning_rate"] = config.learning_rates[0]
-        tuning = Tuning(
-            {"norm": config.norms, "learning_rate": config.learning_rates},
-            TUNING_SEED,
-            {"steps": config.tuning_steps},
-            "learning_rate" if len(config.learning_rates) > 1 else None,
-        )
+        tried: dict[str, Sequence] = {"norm": config.norms, "learning_rate": config.learning_rates}
+        extended = "learning_rate" if len(config.learning_rates) > 1 else None
         grid = Grid(
             task.name,
             {method: task.reference or method for method in task.methods},
             lambda row, seed, changes: shared | changes,
             partial(perform, task.name),
-            tuning,
+            Tuning(tried, TUNING_SEED, {"steps": config.tuning_steps}, extended),
             is_lower_better=task.metric in LOWER_IS_BETTER,
             identity={"data": task.data},
             seconds=partial(estimate, task.name),

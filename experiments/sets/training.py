@@ -27,10 +27,8 @@ class Problem(NamedTuple):
     """What a run trains, and how it is scored."""
 
     model: nn.Module
-    loss: Callable[[], Tensor]
-    """Draws a batch and returns the task's loss on it."""
-    scores: Callable[[str, bool], dict[str, float]]
-    """Scores on a part of the data; of fewer sets unless training has ended."""
+    loss: Callable[[], Tensor]  # draws a batch and returns the task's loss on it
+    scores: Callable[[str, bool], dict[str, float]]  # on a part; of all its sets or of a few
 
 
 def train(
@@ -76,12 +74,9 @@ def inner_loops(solutions: Sequence[Solution]) -> dict[str, float]:
     """
     if not solutions:
         return {}
-    gradients = torch.cat([own.gradient_mean_square.detach()[own.occupied] for own in solutions])
-    diverged = torch.cat([own.diverged[own.occupied] for own in solutions])
-    return {
-        "inner_gradient": gradients.mean().item(),
-        "inner_diverged": diverged.double().mean().item(),
-    }
+    gradients = torch.cat([own.gradient_mean_square[own.occupied] for own in solutions])
+    diverged = torch.cat([own.diverged[own.occupied] for own in solutions]).double()
+    return {"inner_gradient": gradients.mean().item(), "inner_diverged": diverged.mean().item()}
 
 
 def _parameter_groups(model: nn.Module, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -90,8 +85,7 @@ def _parameter_groups(model: nn.Module, settings: Mapping[str, Any]) -> list[dic
     of_ea = {parameter for layer in layers for parameter in layer.parameters()}
     own, others = ([p for p in model.parameters() if (p in of_ea) == b] for b in (True, False))
     learning_rate, ea_rate = settings["learning_rate"], settings.get("ea_rate", 1.0)
-    groups = [{"params": others, "lr": learning_rate}]
-    return [*groups, {"params": own, "lr": ea_rate * learning_rate}] if own else groups
+    return [{"params": others, "lr": learning_rate}, {"params": own, "lr": ea_rate * learning_rate}]
 
 
 def rate(step: int, steps: int) -> float:
