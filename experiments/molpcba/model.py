@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
+from torch_geometric.nn.aggr import Aggregation
+from torch_geometric.nn.resolver import aggregation_resolver
 
 from experiments.molpcba.config import Config
 from experiments.molpcba.parallel import BatchNorm
@@ -95,11 +97,32 @@ class MoleculeNetwork(nn.Module):
 
 def build_conv(config: Config, width: int) -> EAConv:
     """OGB's layer for molecules; the sum over neighbours may be EA."""
-    aggr = build_local(config, width)
+    aggr: Aggregation | str = build_local(config, width)
+    if config.message_norm:
+        aggr = NormedMessages(aggr, width)
     form: GINForm | Literal["gcn"] = "gcn"
     if config.model == "gin":
         form = GINForm(width, width, nn.Sequential(*_hidden(width), nn.Linear(2 * width, width)))
     return EAConv(width, width, form, edge_encoder=BondEncoder(width), aggr=aggr)
+
+
+class NormedMessages(Aggregation):
+    """An aggregation of elements behind a LayerNorm."""
+
+    def __init__(self, aggr: Aggregation | str, width: int) -> None:
+        super().__init__()
+        self.norm, self.aggr = nn.LayerNorm(width), aggregation_resolver(aggr)
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        ptr: Tensor | None = None,
+        dim_size: int | None = None,
+        dim: int = -2,
+    ) -> Tensor:
+        """As any aggregation of PyG."""
+        return self.aggr(self.norm(x), index, ptr, dim_size, dim)
 
 
 class VirtualNode(nn.Module):
