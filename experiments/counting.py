@@ -1,9 +1,8 @@
 """Class counting: the number of distinct classes in a set of digits, EA against other aggregators.
 
 ``python -m experiments.counting``: see ``--help``. Sets are drawn on the fly from the 1,797 images
-of scikit-learn, 8 x 8 pixels. These lie in blocks in which the order of the classes repeats, most
-likely one for each writer. The parts are whole blocks: 8 for training, 2 for validation, 4 for the
-test.
+of scikit-learn, 8 x 8 pixels. In each of 14 blocks the order of the classes repeats, most likely
+one for each writer. 8 blocks are for training, 2 for validation, 4 for the test.
 """
 
 from __future__ import annotations

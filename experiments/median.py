@@ -24,12 +24,11 @@ def gamma(shape: tuple[int, ...], generator: Generator) -> Tensor:
     return 0.1 * torch.randn(shape, generator=generator).square()
 
 
-def normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Normal of mean 0.5 and standard deviation 0.4."""
-    return 0.5 + 0.4 * torch.randn(shape, generator=generator)
-
-
-DISTRIBUTIONS: dict[str, Callable] = {"uniform": torch.rand, "gamma": gamma, "normal": normal}
+DISTRIBUTIONS: dict[str, Callable] = {
+    "uniform": torch.rand,
+    "gamma": gamma,
+    "normal": lambda shape, generator: 0.5 + 0.4 * torch.randn(shape, generator=generator),
+}
 
 
 def labelled(values: Tensor) -> Sets:

@@ -46,13 +46,10 @@ def _ea_quantile(channels: int) -> nn.Module:
     # Of 100 values it is the mean of the middle two: the quantiles 0.495 and 0.505, whose energy is
     # not flat between these values, as the median's is.
     # log2(101) = 6.7 times the density at the median (1 to 5) is the curvature the step size meets.
+    potential = QuantilePotential(([0.495, 0.505] * channels)[:channels], smoothing=0.01)
+    solver = NesterovSolver(lr=0.04, momentum=0.6, gtol=0.0)
     return EAAggregation(
-        channels,
-        channels,
-        steps=64,
-        potential=QuantilePotential(([0.495, 0.505] * channels)[:channels], smoothing=0.01),
-        prior=NoPrior(),
-        solver=NesterovSolver(lr=0.04, momentum=0.6, gtol=0.0),
+        channels, channels, steps=64, potential=potential, prior=NoPrior(), solver=solver
     )
 
 

@@ -23,11 +23,10 @@ from experiments.records import FRESH, Outcome, Run
 from experiments.sets.training import Problem, train
 
 DESCRIPTION = """EA against other aggregators. Each chooses the place of a LayerNorm and its
-learning rate on the valid part, and trains on several seeds. Writes records, table and pictures.
-Interrupted, call it again: it continues with the next run."""
+learning rate on the valid part. Interrupted, call it again: it continues with the next run."""
 TUNING_SEED = 1000  # apart from the seeds that are reported
+# Settings of the study as a whole
 NOT_OF_A_RUN = ("methods", "seeds", "norms", "learning_rates", "tuning_steps", "jobs", "out")
-"""Settings of the study as a whole."""
 
 
 # ruff: noqa: RUF009 (opt is dataclasses.field)
@@ -37,17 +36,14 @@ class Config:
 
     # study
     methods: list[str] = opt([], "aggregators to compare")
-    seeds: PositiveInt = opt(
-        3, "number of seeds; seed k fixes weights and data of run k of a method"
-    )
+    seeds: PositiveInt = opt(3, "number of seeds; a seed fixes weights and data of a run")
     norms: list[Literal["output", "both"] | None] = opt(
         [None, "output", "both"],
         "LayerNorms to try: null, none; output, behind the aggregator; both, also before it",
     )
     learning_rates: list[float] = opt(
         [3e-3, 1e-2, 3e-2],
-        "to try, with a seed that is not among those reported. If there are several, more are "
-        "tried while the best is the largest or the smallest",
+        "to try, with a seed of their own; if several, more while the best is at the edge",
     )
     tuning_steps: PositiveInt = opt(1000, "training steps of each of these tries")
     jobs: PositiveInt = opt(1, "runs at a time")
@@ -57,9 +53,7 @@ class Config:
         0.2, "learning rate of EA's parameters, PyG's included, over the rest's; null: the same"
     )
     steps: PositiveInt = opt(4000, "training steps of a reported run")
-    evaluations: PositiveInt = opt(
-        10, "evaluations along a run, evenly spaced; the last one counts"
-    )
+    evaluations: PositiveInt = opt(10, "evenly spaced along a run; the last one counts")
 
 
 class Task(NamedTuple):
