@@ -59,6 +59,7 @@ TASK = Task(
     problem=lambda run: set_problem(run, 1, sample, F.mse_loss, scores),
     config=SetConfig,
     metric="mse",
+    defaults={},
 )
 main = study_command(TASK)
 

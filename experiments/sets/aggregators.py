@@ -78,8 +78,8 @@ AGGREGATORS: dict[str, Callable[[int], nn.Module]] = {
     "set_transformer": partial(aggr.SetTransformerAggregation, heads=4),
 }
 """Made from the size of an element."""
+# Size of the result over an element's, where it is not 1
 WIDENING = {"ea_wide": WIDE, "set2set": 2, "pna": 4}
-"""Size of the result in units of an element's, where it is not 1."""
 OF_SETS = [
     *("ea", "ea_wide", "sum", "mean", "max", "attention", "set2set", "pma", "pna", "pyg_ea"),
     "set_transformer",

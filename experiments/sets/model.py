@@ -49,9 +49,7 @@ class Sets(NamedTuple):
 
 
 class SetModel(nn.Module):
-    """Encodes each element of size ``inputs``, aggregates a set, and decodes the result into one
-    number. ``width`` is the hidden width of encoder and decoder.
-    """
+    """Encodes each element, aggregates a set, and decodes the result into one number."""
 
     def __init__(self, name: str, inputs: int, embedding: int, norm: str | None, width: int):
         super().__init__()

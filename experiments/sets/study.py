@@ -8,7 +8,6 @@ from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -25,7 +24,6 @@ from experiments.sets.training import Problem, train
 DESCRIPTION = """EA against other aggregators. Each chooses the place of a LayerNorm and its
 learning rate on the valid part. Interrupted, call it again: it continues with the next run."""
 TUNING_SEED = 1000  # apart from the seeds that are reported
-# Settings of the study as a whole
 NOT_OF_A_RUN = ("methods", "seeds", "norms", "learning_rates", "tuning_steps", "jobs", "out")
 
 
@@ -65,18 +63,17 @@ class Task(NamedTuple):
     methods: Sequence[str]  # aggregators, in the order of the tables
     problem: Callable[[Run], Problem]
     metric: str  # the score that norm and rate are chosen by, and that tables show first
+    defaults: Mapping[str, Any]  # where not those of config
     config: type[Config] = Config
-    defaults: Mapping[str, Any] = MappingProxyType({})  # where not those of config
     tests: Sequence[str] = ()  # further parts of the data that a trained model is scored on
     reference: str | None = None  # the method that differences are taken to
 
 
 def perform(name: str, run: Run, path: Path) -> Outcome:
-    """Trains and evaluates a model of the task of ``experiments.NAME``; leaves nothing but its
-    record. A try is evaluated at its end alone.
-    """
+    """Trains and evaluates a model on the task of ``experiments.NAME``. Leaves no files."""
     task, steps = import_module(f"experiments.{name}").TASK, run.settings["steps"]
-    problem, number = task.problem(run), 1 if run.tries else run.settings["evaluations"]
+    problem = task.problem(run)
+    number = 1 if run.tries else run.settings["evaluations"]  # a try is evaluated at its end alone
     stops, points = [steps * (k + 1) // number for k in range(number)], []
     for point in train(problem, run.settings, stops):
         is_last = point["epoch"] == steps

@@ -69,9 +69,7 @@ def train(
 
 
 def inner_loops(solutions: Sequence[Solution]) -> dict[str, float]:
-    """Mean square of the last inner gradient, and the share of non-empty segments whose inner loop
-    diverged. Empty without EA.
-    """
+    """Last inner gradient, mean square, and share diverged of the segments. Empty without EA."""
     if not solutions:
         return {}
     gradients = torch.cat([own.gradient_mean_square[own.occupied] for own in solutions])
