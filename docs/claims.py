@@ -75,7 +75,7 @@ def verdict(claim: Claim) -> str:
     if abs(mean(values)) < ERRORS * error:
         return LEVEL
     metric = runs["metric"].iloc[0] if claim.key == "test" else claim.key
-    is_lower_better = metric in (*LOWER_IS_BETTER, "mse") or "error" in metric
+    is_lower_better = metric.rpartition("_")[-1] in (*LOWER_IS_BETTER, "error")
     return AHEAD if (mean(values) < 0) == is_lower_better else BEHIND
 
 

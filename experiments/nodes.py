@@ -23,12 +23,11 @@ from experiments.sets.study import Task, study_command
 from experiments.sets.training import Problem
 
 NODES, CLASSES, FEATURES = 2000, 4, 16
-NOISE = 4.0  # standard deviation around a class's centre; the centres have 1
 DEGREES = 6.0, 4.0  # neighbours of a node's own class and of others
 SPLIT = 400, 400  # nodes of the train and the valid part; the rest are the test part
 # Tests by the share of nodes whose features become noise
 OUTLIERS = {"outliers_10": 0.1, "outliers_20": 0.2, "outliers_30": 0.3}
-OUTLIER_NOISE = 10.0  # standard deviation
+NOISE, OUTLIER_NOISE = 4.0, 10.0  # standard deviations; the centres of classes have 1
 WIDTH, DROPOUT = 32, 0.2  # hidden size, share of features left out before each layer
 
 

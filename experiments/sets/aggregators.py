@@ -35,10 +35,8 @@ class Normed(aggr.Aggregation):
 
 def _ea(channels: int, widening: int = 1, share: int = 1) -> nn.Module:
     # gtol 0: the errors under study are below the default tolerance, which would stop y early.
-    solver = NesterovSolver(gtol=0.0)
-    return EAAggregation(
-        channels, widening * channels, channels // share, steps=STEPS, solver=solver
-    )
+    settings: dict[str, Any] = {"steps": STEPS, "solver": NesterovSolver(gtol=0.0)}
+    return EAAggregation(channels, widening * channels, channels // share, **settings)
 
 
 def _ea_quantile(channels: int) -> nn.Module:
