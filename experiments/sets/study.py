@@ -47,8 +47,8 @@ class Config:
     jobs: PositiveInt = opt(1, "runs at a time")
     out: str = opt("", "folder of records, table and pictures")
     # run
-    ea_rate: PositiveFloat | None = opt(
-        0.2, "learning rate of EA's parameters, PyG's included, over the rest's; null: the same"
+    ea_rate: PositiveFloat = opt(
+        0.2, "learning rate of EA's parameters, PyG's included, over the rest's"
     )
     steps: PositiveInt = opt(4000, "training steps of a reported run")
     evaluations: PositiveInt = opt(10, "evenly spaced along a run; the last one counts")

@@ -82,7 +82,7 @@ def _parameter_groups(model: nn.Module, settings: Mapping[str, Any]) -> list[dic
     layers = [m for m in model.modules() if isinstance(m, EAAggregation | EquilibriumAggregation)]
     of_ea = {parameter for layer in layers for parameter in layer.parameters()}
     own, others = ([p for p in model.parameters() if (p in of_ea) == b] for b in (True, False))
-    learning_rate, ea_rate = settings["learning_rate"], settings.get("ea_rate", 1.0)
+    learning_rate, ea_rate = settings["learning_rate"], settings["ea_rate"]
     return [{"params": others, "lr": learning_rate}, {"params": own, "lr": ea_rate * learning_rate}]
 
 

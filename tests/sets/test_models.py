@@ -30,7 +30,8 @@ def small_model(name):
 
 def trained(model, loss, stops, **settings):
     """The model's training by :func:`train`."""
-    return train(Problem(model, loss, lambda part, is_last: {}), settings, stops)
+    problem = Problem(model, loss, lambda part, is_last: {})
+    return train(problem, {"ea_rate": 1.0} | settings, stops)
 
 
 def test_parameters_meet_the_budget(name):
