@@ -218,6 +218,11 @@ def draw_fit(records: Records) -> Figure:
     left.set(xlabel="processor time of training, seconds", xscale="log", ylabel="valid score")
     right.set(xlabel="train loss", xscale="log")
     for axes in (left, right):
+        first_x, last_x = axes.dataLim.intervalx
+        if last_x < 10 * first_x:  # powers of ten would be too few
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.set(
             title=f"valid {TITLES[first.metric]}, mean over seeds", yscale=_scale(first.metric)
         )

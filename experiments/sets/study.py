@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -97,7 +96,7 @@ def perform(name: str, run: Run, path: Path) -> Outcome:
 def estimate(name: str, run: Run) -> float:
     """Estimated seconds of a run, from the second of two training steps."""
     task = import_module(f"experiments.{name}").TASK
-    _, second = islice(train(task.problem(run), run.settings, [1, 2]), 2)
+    _, second = train(task.problem(run), run.settings | {"steps": 2}, [1, 2])
     return second["processor_seconds"] * run.settings["steps"]
 
 

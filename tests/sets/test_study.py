@@ -77,6 +77,7 @@ def test_only_what_is_missing_is_made_and_equals_what_was(call, tmp_path, monkey
     [
         (["--methods", "[medain]"], "row medain: expected some of ea"),
         (["--seeds", "0"], "seeds"),
+        (["--ea-rate", "0"], "ea-rate"),
         (["--nonsense", "1"], "nonsense"),
         (["--out", "/dev/null/out"], "choose another folder"),
     ],
@@ -85,6 +86,11 @@ def test_mistakes_are_one_line(call, capsys, flags, message):
     assert call(*flags) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_fewer_steps_than_evaluations_are_enough(call, tmp_path):
+    assert call("--steps", "1", "--tuning-steps", "1", "--evaluations", "10") == 0
+    assert (Records(tmp_path / "results").curves["epoch"] == 1).all()
 
 
 def test_other_settings_are_refused(call, capsys):
