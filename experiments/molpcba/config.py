@@ -19,7 +19,7 @@ from jsonargparse.typing import (
 )
 
 from experiments.common import DROPPED, UserError
-from experiments.flags import Parser, flag, opt, split
+from experiments.flags import Parser, flag, opt
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets"
 ADJOINTS = re.compile(r"unrolled|checkpointed|implicit|truncated-[1-9]\d*")
@@ -43,6 +43,9 @@ GROUPS = {
     "runs_dir": "output",
 }
 """Titles of groups of settings, by the first of each."""
+OUTPUT = {"runs_dir", "name", "resume", "seeds"}
+PLACES = OUTPUT | {"root", "csv"}
+"""Settings that do not decide a run."""
 
 
 # ruff: noqa: RUF009 (opt is dataclasses.field)
@@ -211,15 +214,19 @@ def kind_of(settings: dict[str, Any]) -> str:
     return f"{model}-{'+'.join(names)}" + (f"-local-{local}{steps}" if local != "sum" else "")
 
 
-def recorded(content: dict[str, Any], where: object) -> Config:
-    """The resolved settings that a run of this or an older version recorded.
+def as_recorded(content: dict[str, Any]) -> dict[str, Any]:
+    """What a run of this or an older version recorded: settings that no preset fills in.
 
     A setting that is missing had no effect in that version, as None, or the default, has without a
     preset.
     """
-    content = {name: value for name, value in content.items() if name not in DROPPED}
+    return {key: own for key, own in content.items() if key not in DROPPED} | {"preset": "none"}
+
+
+def recorded(content: dict[str, Any], where: object) -> Config:
+    """The resolved settings that a run recorded."""
     try:
-        return resolve(Config(**{**content, "preset": "none"}), "")
+        return resolve(Config(**as_recorded(content)), "")
     except TypeError as error:
         raise UserError(f"{where} is of another version, use that: {error}") from error
 
@@ -236,8 +243,8 @@ def build_parser() -> Parser:
 def parse(argv: Sequence[str]) -> Config:
     """The configuration that the words after ``python -m experiments.molpcba`` describe.
 
-    Leaves by ``SystemExit`` after ``--help`` and ``--print_config``.
+    A file with all settings, also ``resume``, is a run's. Leaves by ``SystemExit`` after ``--help``
+    and ``--print_config``.
     """
-    # A run's own file, of any version, leaves nothing open: it has all settings, also ``resume``.
-    is_record = any("resume" in content for content in split(argv)[0].values())
-    return Config(**build_parser().values(argv, ["--preset=none"] if is_record else []))
+    given = build_parser().values(argv, lambda own: as_recorded(own) if "resume" in own else own)
+    return Config(**given)

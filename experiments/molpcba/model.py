@@ -75,6 +75,11 @@ class MoleculeNetwork(nn.Module):
             x = F.dropout(x if i == last else torch.relu(x), self.dropout, self.training)
         return x
 
+    @property
+    def num_parameters(self) -> int:
+        """Number of the parameters that are trained."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
     def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The error of each label, 0 where it is missing: ``[S, tasks]``, float32 or wider."""
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))

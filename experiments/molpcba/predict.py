@@ -21,7 +21,7 @@ from experiments.molpcba.config import recorded
 from experiments.molpcba.data import PackedGraphs
 from experiments.molpcba.data.columns import FIRST_SPACE, SPACE, SPACES, Columns, read_columns, some
 from experiments.molpcba.data.molecules import is_smiles, pack, read_molecules
-from experiments.molpcba.failures import explained
+from experiments.molpcba.fitting import explained
 from experiments.molpcba.folder import RunFolder, read_checkpoint
 from experiments.molpcba.model import MoleculeNetwork
 

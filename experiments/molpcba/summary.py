@@ -12,7 +12,6 @@ from pathlib import Path
 from experiments.common import DROPPED, UserError, command, owned
 from experiments.metrics import LOWER_IS_BETTER
 from experiments.molpcba.folder import FREE, RunFolder
-from experiments.molpcba.results import outcome
 from experiments.records import Records, Run, check_equal
 from experiments.report import report
 
@@ -42,7 +41,7 @@ def _record(runs: Sequence[RunFolder], out: Path) -> None:
     records.check_same({"study": "summary"})
     records.runs, records.curves = records.runs[:0], records.curves[:0]
     for folder in runs:
-        config, made = folder.read_results()["config"], outcome(folder)
+        config, made = folder.read_results()["config"], folder.outcome()
         same = {key: made.record[key] for key in ("data", "split", "fingerprint")}
         records.check_same(same)
         seed, name = config["seed"], config["name"]

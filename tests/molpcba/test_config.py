@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from experiments.common import UserError
+from experiments.flags import as_words
 from experiments.molpcba.__main__ import main
 from experiments.molpcba.config import (
     PRESETS,
@@ -73,7 +74,7 @@ NESTED = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in ran
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rate: 0.1\n", "learning_rate"),
+        ("learning_rate: 0.1\n", "--learning-rate"),
         ("lr: [1, 2]\n", "--lr"),
         ("lr: : 3\n", "is not YAML"),
         ("- 1\n", "has no settings"),
@@ -159,7 +160,7 @@ def test_a_configuration_of_an_older_run_means_what_it_meant(tmp_path):
     config = resolve(parse(["--config", str(path)]), "embedded-nci")
     assert (config.ea_width, config.ea_lr, config.width) == (16, None, 16)
     path.write_text(yaml.safe_dump(old | {"shoe_size": 43}))
-    with pytest.raises(UserError, match="Option 'shoe_size' is not accepted"):
+    with pytest.raises(UserError, match="unrecognized arguments: --shoe-size=43"):
         parse(["--config", str(path)])
 
 
@@ -194,3 +195,9 @@ def test_a_checkpoint_of_another_version_ends_in_one_line(command, tmp_path, cap
     torch.save(checkpoint, path)
     assert predict(flags) == 2
     assert "shoe_size" in capsys.readouterr().err
+
+
+def test_settings_become_the_words_that_give_them():
+    settings = {"virtual_node": True, "test_curve": False, "lr": 1e-5, "ea_lr": None, "name": "a b"}
+    config = parse(as_words(settings))
+    assert {name: getattr(config, name) for name in settings} == settings
