@@ -37,19 +37,21 @@ class PackedGraphs:
     edge_ptr: Tensor  # the same for bonds
 
     @classmethod
-    def pack(
-        cls, x: Any, edge_index: Any, edge_attr: Any, y: Any, nodes: Any, edges: Any
-    ) -> PackedGraphs:
-        """Packs concatenated arrays of graphs with `nodes [G]` atoms and `edges [G]` bonds."""
-        index = torch.as_tensor(edge_index)
+    def pack(cls, x: Any, bonds: Any, attr: Any, y: Any, nodes: Any, counts: Any) -> PackedGraphs:
+        """Packs concatenated arrays of graphs with `nodes [G]` atoms and `counts [G]` bonds.
+
+        Each of the `bonds [e, 2]` becomes two edges, it and its reverse, as OGB has them.
+        """
+        ends = torch.as_tensor(bonds)
+        index = torch.stack([ends, ends.flip(1)], dim=1).reshape(-1, 2).T
         small = index.numel() == 0 or int(index.max()) <= torch.iinfo(torch.int16).max
         return cls(
             torch.as_tensor(x).to(torch.uint8),
             index.to(torch.int16 if small else torch.int32),
-            torch.as_tensor(edge_attr).to(torch.uint8),
+            torch.as_tensor(attr).to(torch.uint8).repeat_interleave(2, dim=0),
             torch.as_tensor(y),
             cumsum(torch.as_tensor(nodes).long()),
-            cumsum(torch.as_tensor(edges).long()),
+            cumsum(2 * torch.as_tensor(counts).long()),
         )
 
     def __len__(self) -> int:

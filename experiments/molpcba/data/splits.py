@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.common import UserError
-from experiments.molpcba.data.text import reading
+from experiments.molpcba.data.columns import reading
 
 PARTS = ("train", "valid", "test")
 TRAIN, VALID = 0.8, 0.9
