@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
@@ -10,11 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
+from torch_geometric.nn.aggr import Aggregation
 
 from experiments.molpcba.config import Config
 from experiments.molpcba.parallel import BatchNorm
-from experiments.molpcba.readouts import build_local, build_readout
-from pyg_ea import EAConv
+from experiments.molpcba.readouts import Sizes, output_size, parts_of
+from pyg_ea import (
+    Checkpointed,
+    EAAggregation,
+    EAConv,
+    Implicit,
+    L2Prior,
+    NesterovSolver,
+    NormedMultiAggregation,
+    SumEAAggregation,
+    Truncated,
+    Unrolled,
+)
 from pyg_ea.conv import GINForm
 
 
@@ -98,13 +110,49 @@ class MoleculeNetwork(nn.Module):
         self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
 
+def ea_settings(config: Config) -> dict[str, Any]:
+    """Arguments of :class:`EAAggregation` besides its sizes."""
+    kind, _, last = config.adjoint.partition("-")
+    adjoints = {"unrolled": Unrolled, "checkpointed": Checkpointed, "implicit": Implicit}
+    return {
+        "hidden_channels": config.potential_width,
+        "steps": config.steps,
+        "eval_steps": config.eval_steps,
+        "prior": L2Prior(config.regulariser),
+        "solver": NesterovSolver(
+            config.inner_lr, config.inner_momentum, config.inner_gtol, config.inner_clip
+        ),
+        "adjoint": Truncated(int(last)) if kind == "truncated" else adjoints[kind](),
+    }
+
+
 def build_conv(config: Config, width: int) -> EAConv:
     """OGB's layer for molecules; the sum over neighbours may be EA."""
-    aggr = build_local(config, width)
+    aggr: Aggregation | str = "sum"
+    if config.local == "sum+ea":
+        aggr = SumEAAggregation(width, **ea_settings(config))
+    elif config.local == "ea":
+        aggr = EAAggregation(width, width, **ea_settings(config))
     form: GINForm | Literal["gcn"] = "gcn"
     if config.model == "gin":
         form = GINForm(width, width, nn.Sequential(*_hidden(width), nn.Linear(2 * width, width)))
     return EAConv(width, width, form, edge_encoder=BondEncoder(width), aggr=aggr)
+
+
+def build_readout(config: Config, width: int, nodes: Tensor | None) -> NormedMultiAggregation:
+    """The readout that a resolved configuration names, for node features of that width.
+
+    The norm behind each part decides whether EA learns, and it helps the others too: they all get
+    the same. ``nodes`` are the numbers of nodes of the training graphs, None where a checkpoint
+    holds what depends on them.
+    """
+    nodes = torch.ones(1, dtype=torch.long) if nodes is None else nodes
+    sizes = Sizes(width, config.ea_width or width, nodes, ea_settings(config))
+    parts = parts_of(config.readout)
+    layers = [part.build(sizes) for part in parts.values()]
+    channels = [output_size(layer, name, width) for layer, name in zip(layers, parts, strict=True)]
+    norm = nn.LayerNorm if config.readout_norm == "layer" else nn.Identity
+    return NormedMultiAggregation(layers, channels, norm)
 
 
 class VirtualNode(nn.Module):

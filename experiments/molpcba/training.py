@@ -94,12 +94,8 @@ class MoleculeTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
         config = self.config
-        optimizer = torch.optim.AdamW(
-            self._parameter_groups(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        groups, decay = self._parameter_groups(), config.weight_decay
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=decay, fused=True)
         total = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:
@@ -127,15 +123,10 @@ class MoleculeTraining(L.LightningModule):
 
     def _loader(self, part: str, shuffle: bool = False) -> GraphLoader:
         self.graphs = self.graphs.to(self.device)
+        index, size, seed = self.data.splits[part], self.config.batch_size, self.config.seed
+        place = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
         return GraphLoader(
-            self.graphs,
-            self.data.splits[part],
-            self.config.batch_size,
-            shuffle=shuffle,
-            seed=self.config.seed,
-            epoch=self.current_epoch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            self.graphs, index, size, shuffle, seed, epoch=self.current_epoch, **place
         )
 
     def train_dataloader(self) -> GraphLoader:
