@@ -62,11 +62,8 @@ def markdown(records: Records) -> str:
         split += ", a split for each seed" if runs["fingerprint"].nunique() > 1 else ", one split"
         span, valid = "an epoch", f"valid score (mean of the last {LAST} epochs)"
     table = table.loc[:, (table != "").any()]
-    notes = []
-    if "compared with" in table:
-        notes = [
-            "differences are paired by seed, with the standard error of their mean in brackets"
-        ]
+    paired = "differences are paired by seed, with the standard error of their mean in brackets"
+    notes = [paired] if "compared with" in table else []
     if "test, last" in table:
         notes.append(f"last: mean of the last {LAST} epochs")
     keys = ("revision", "threads")
@@ -200,9 +197,8 @@ def draw_fit(records: Records) -> Figure:
     lacks fit or capacity.
     """
     drawing = _draw_curves(records, [("processor_seconds", "valid"), ("train_loss", "valid")])
-    for axes, label in zip(
-        drawing.axes, ("processor time of training, seconds", "train loss"), strict=True
-    ):
+    labels = ("processor time of training, seconds", "train loss")
+    for axes, label in zip(drawing.axes, labels, strict=True):
         axes.set(xlabel=label, xscale="log")
         if records.runs["metric"].iloc[0] in SHARES:
             axes.set_yscale("logit")

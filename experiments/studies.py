@@ -197,6 +197,7 @@ def estimate(data: MoleculeData, run: Run) -> float:
 
 
 @command
+@explained("the same command continues")
 def main(argv: Sequence[str]) -> int:
     """Makes the runs of a study; exit code 1 when a run failed."""
     parser = argparse.ArgumentParser(
@@ -225,15 +226,11 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"--tuning-epochs: {study.name} tunes no setting: leave it out")
         others = study.tuning.others | {"epochs": arguments.tuning_epochs}
         study = replace(study, tuning=study.tuning._replace(others=others))
-    with explained("the same command continues"):
-        data = load(replace(shared, split_seed=shared.seed))
-        return run_study(
-            study.grid(flags, data),
-            arguments.rows or list(study.rows),
-            range(shared.seed, shared.seed + arguments.seeds),
-            arguments.out or Path("runs", "studies", f"{study.name}-on-{data.name}"),
-            arguments.jobs,
-        )
+    data = load(replace(shared, split_seed=shared.seed))
+    rows = arguments.rows or list(study.rows)
+    seeds = range(shared.seed, shared.seed + arguments.seeds)
+    out = arguments.out or Path("runs", "studies", f"{study.name}-on-{data.name}")
+    return run_study(study.grid(flags, data), rows, seeds, out, arguments.jobs)
 
 
 if __name__ == "__main__":

@@ -104,13 +104,10 @@ def run_seeds(config: Config, argv: Sequence[str]) -> None:
     """Runs ``config.seeds`` seeds from ``config.seed`` upwards and prints mean and deviation.
 
     Each has its own run folder, ``NAME-seedK`` with ``--name NAME``. With ``--resume`` finished
-    runs are taken as they are, and the others are continued or started, with the settings of the
-    first one.
+    runs are kept, and the others continue or start, with the settings of the first one.
     """
     if config.devices * config.nodes > 1:
-        raise UserError(
-            "--seeds runs one after another on one device: with --devices, start each with --seed"
-        )
+        raise UserError("--seeds trains on one device: with --devices, start each with --seed")
     if config.resume and config.name is None:
         raise UserError("--seeds with --resume needs the --name of the runs, without -seedK")
     if config.resume:
@@ -129,10 +126,9 @@ def run_seeds(config: Config, argv: Sequence[str]) -> None:
             one = replace(one, resume=config.resume and folder.config.exists())
             outcomes.append(run(one, seeds))
     title = TITLES[outcomes[0]["metric"]]
-    test, valid = (
-        mean_and_deviation([own[part] for own in outcomes]) for part in ("test", "valid")
-    )
-    say(f"\n{len(outcomes)} seeds: test {title} {test}, valid {title} {valid}")
+    test, valid = ([own[part] for own in outcomes] for part in ("test", "valid"))
+    scores = f"test {title} {mean_and_deviation(test)}, valid {title} {mean_and_deviation(valid)}"
+    say(f"\n{len(outcomes)} seeds: {scores}")
 
 
 if __name__ == "__main__":

@@ -193,8 +193,7 @@ def kind_of(settings: dict[str, Any]) -> str:
 def as_recorded(content: dict[str, Any]) -> dict[str, Any]:
     """What a run of this or an older version recorded: settings that no preset fills in.
 
-    A setting that is missing had no effect in that version, as None, or the default, has without a
-    preset.
+    A setting that is missing had no effect then, as None or the default has without a preset.
     """
     return {key: own for key, own in content.items() if key not in DROPPED} | {"preset": "none"}
 
@@ -219,8 +218,7 @@ def build_parser() -> Parser:
 def parse(argv: Sequence[str]) -> Config:
     """The configuration that the words after ``python -m experiments.molpcba`` describe.
 
-    A file with all settings, also ``resume``, is a run's. Leaves by ``SystemExit`` after ``--help``
-    and ``--print_config``.
+    A file with all settings, also ``resume``, is a run's.
     """
     given = build_parser().values(argv, lambda own: as_recorded(own) if "resume" in own else own)
     return Config(**given)

@@ -12,21 +12,11 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 from torch_geometric.nn.aggr import Aggregation
 
+import pyg_ea
 from experiments.molpcba.config import Config
 from experiments.molpcba.parallel import BatchNorm
 from experiments.molpcba.readouts import Sizes, output_size, parts_of
-from pyg_ea import (
-    Checkpointed,
-    EAAggregation,
-    EAConv,
-    Implicit,
-    L2Prior,
-    NesterovSolver,
-    NormedMultiAggregation,
-    SumEAAggregation,
-    Truncated,
-    Unrolled,
-)
+from pyg_ea import NormedMultiAggregation
 from pyg_ea.conv import GINForm
 
 
@@ -113,30 +103,29 @@ class MoleculeNetwork(nn.Module):
 def ea_settings(config: Config) -> dict[str, Any]:
     """Arguments of :class:`EAAggregation` besides its sizes."""
     kind, _, last = config.adjoint.partition("-")
-    adjoints = {"unrolled": Unrolled, "checkpointed": Checkpointed, "implicit": Implicit}
+    adjoint = getattr(pyg_ea, kind.capitalize())  # Unrolled, Checkpointed, Implicit, Truncated
+    start = config.inner_lr, config.inner_momentum
     return {
         "hidden_channels": config.potential_width,
         "steps": config.steps,
         "eval_steps": config.eval_steps,
-        "prior": L2Prior(config.regulariser),
-        "solver": NesterovSolver(
-            config.inner_lr, config.inner_momentum, config.inner_gtol, config.inner_clip
-        ),
-        "adjoint": Truncated(int(last)) if kind == "truncated" else adjoints[kind](),
+        "prior": pyg_ea.L2Prior(config.regulariser),
+        "solver": pyg_ea.NesterovSolver(*start, config.inner_gtol, config.inner_clip),
+        "adjoint": adjoint(int(last)) if last else adjoint(),
     }
 
 
-def build_conv(config: Config, width: int) -> EAConv:
+def build_conv(config: Config, width: int) -> pyg_ea.EAConv:
     """OGB's layer for molecules; the sum over neighbours may be EA."""
     aggr: Aggregation | str = "sum"
     if config.local == "sum+ea":
-        aggr = SumEAAggregation(width, **ea_settings(config))
+        aggr = pyg_ea.SumEAAggregation(width, **ea_settings(config))
     elif config.local == "ea":
-        aggr = EAAggregation(width, width, **ea_settings(config))
+        aggr = pyg_ea.EAAggregation(width, width, **ea_settings(config))
     form: GINForm | Literal["gcn"] = "gcn"
     if config.model == "gin":
         form = GINForm(width, width, nn.Sequential(*_hidden(width), nn.Linear(2 * width, width)))
-    return EAConv(width, width, form, edge_encoder=BondEncoder(width), aggr=aggr)
+    return pyg_ea.EAConv(width, width, form, edge_encoder=BondEncoder(width), aggr=aggr)
 
 
 def build_readout(config: Config, width: int, nodes: Tensor | None) -> NormedMultiAggregation:

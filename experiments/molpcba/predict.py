@@ -133,6 +133,7 @@ def predict_file(given: argparse.Namespace) -> str:
 
 
 @command
+@explained()
 def main(argv: Sequence[str]) -> None:
     """Predicts for a file of SMILES."""
     parser = argparse.ArgumentParser(
@@ -149,9 +150,7 @@ def main(argv: Sequence[str]) -> None:
     add("--out", type=Path, default=Path("predictions.csv"), help=f"table to write {default}")
     add("--overwrite", action="store_true", help="replace the file of --out if it exists")
     add("--batch-size", type=PositiveInt, default=256, help=f"molecules of a batch {default}")
-    given = parser.parse_args(argv)
-    with explained():
-        print(predict_file(given))
+    print(predict_file(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

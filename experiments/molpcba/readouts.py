@@ -129,9 +129,8 @@ def build_own(name: str, sizes: Sizes) -> Aggregation:
     try:
         signature(kind).bind(sizes.width)
     except TypeError as error:
-        raise UserError(
-            f"--readout {name} is built with one argument, the size of a node: {error}"
-        ) from error
+        what = f"--readout {name} is built with one argument, the size of a node"
+        raise UserError(f"{what}: {error}") from error
     return kind(sizes.width)
 
 

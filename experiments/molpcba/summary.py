@@ -28,9 +28,7 @@ def summarise(paths: Sequence[Path], out: Path) -> str:
     found = [sorted(path.glob(own)) for path in paths for own in ("results.json", "*/results.json")]
     runs = [RunFolder(path) for path in dict.fromkeys(own.parent for own in chain(*found))]
     if not runs:
-        raise UserError(
-            "no finished run in the folders given; expected runs/NAME folders, or a folder of them"
-        )
+        raise UserError("no finished run there; expected runs/NAME folders, or a folder of them")
     with owned(out, "--out"):
         _record(runs, out)
         return report(out)

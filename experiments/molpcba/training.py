@@ -124,10 +124,8 @@ class MoleculeTraining(L.LightningModule):
     def _loader(self, part: str, shuffle: bool = False) -> GraphLoader:
         self.graphs = self.graphs.to(self.device)
         index, size, seed = self.data.splits[part], self.config.batch_size, self.config.seed
-        place = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return GraphLoader(
-            self.graphs, index, size, shuffle, seed, epoch=self.current_epoch, **place
-        )
+        place = self.trainer.global_rank, self.trainer.world_size, self.current_epoch
+        return GraphLoader(self.graphs, index, size, shuffle, seed, *place)
 
     def train_dataloader(self) -> GraphLoader:
         """Batches in an order that seed and epoch fix."""

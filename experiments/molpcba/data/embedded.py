@@ -27,9 +27,7 @@ HIDDEN = 0.1
 """Share of the labels that is hidden."""
 SEED = 0
 """Fixes which labels are hidden, and the split."""
-ABOUT = (
-    "NCI compounds of the rdkit package, 128 structural alerts as tasks, 10% of the labels hidden"
-)
+ABOUT = "NCI compounds of the rdkit package, 128 structural alerts as tasks, 10% of labels hidden"
 
 
 def read_nci() -> list[str]:

@@ -52,11 +52,9 @@ def find_ogb(name: str, root: Path) -> tuple[Path, str]:
 
 
 def _check_complete(folder: Path) -> None:
-    missing = [file for file in NEEDED if not (folder / file).is_file()]
-    if missing:
-        raise UserError(
-            f"{folder} is incomplete: it lacks {missing[0]}; rename it to download the set"
-        )
+    for file in NEEDED:
+        if not (folder / file).is_file():
+            raise UserError(f"{folder} is incomplete: it lacks {file}; rename it to download it")
 
 
 def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:

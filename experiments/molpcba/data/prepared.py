@@ -1,7 +1,6 @@
 """The data that the settings name, prepared once as one file under ``--root``.
 
-The file holds packed graphs with labels, task names, metric, and a split of its own or the groups
-to split by.
+The file holds packed graphs with labels, task names, metric, and a split or groups to split by.
 """
 
 from __future__ import annotations

@@ -95,9 +95,7 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
 
 
 def _table(path: Path, columns: Columns) -> pd.DataFrame:
-    """The cells, by line and column. What only a file of SMILES may have is refused: broken quotes,
-    rows of other lengths.
-    """
+    """The cells, by line and column. Broken quotes and rows of other lengths are refused."""
     names, fault = columns.names, columns.fault
     for name in names:
         if names.count(name) > 1:
