@@ -22,7 +22,7 @@ from experiments.engine import Grid, Tuning, run_study
 from experiments.flags import as_words, flag
 from experiments.metrics import LOWER_IS_BETTER
 from experiments.molpcba.__main__ import run as train
-from experiments.molpcba.config import OUTPUT, PLACES, Config, parse, resolve, to_dict
+from experiments.molpcba.config import PLACES, Config, parse, resolve, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData, load
 from experiments.molpcba.fitting import explained
 from experiments.molpcba.folder import RunFolder
@@ -31,7 +31,8 @@ from experiments.molpcba.training import MoleculeTraining
 from experiments.records import Outcome, Run, check_equal
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "ablations"
-OWN = OUTPUT | {"config", "split_seed", "devices", "nodes", "test_curve"}
+OWN = ("runs_dir", "name", "resume", "config", "seeds", "split_seed", "devices", "nodes",
+       "test_curve")  # fmt: skip
 """Settings that a study decides itself, or that make no sense in one."""
 SHARED = {"ea_lr": "lr", "ea_width": "width"}
 """EA's own settings, left out where they equal the rest of the network's."""
@@ -166,7 +167,7 @@ def deciding(config: Config) -> dict[str, Any]:
     """The settings that decide a run, without those that follow from its data."""
     values = to_dict(config)
     shared = {own for own, common in SHARED.items() if values.get(own) == values.get(common)}
-    return {k: v for k, v in values.items() if k not in PLACES | shared | {"task_type"}}
+    return {k: v for k, v in values.items() if k not in PLACES | shared | {"seeds", "task_type"}}
 
 
 def perform(csv: str | None, root: str, run: Run, path: Path) -> Outcome:

@@ -33,8 +33,7 @@ GROUPS = {
     "runs_dir": "output",
 }
 """Titles of groups of settings, by the first of each."""
-OUTPUT = {"runs_dir", "name", "resume", "seeds"}
-PLACES = OUTPUT | {"root", "csv"}
+PLACES = {"root", "csv", "runs_dir", "name", "resume"}
 """Settings that do not decide a run."""
 
 

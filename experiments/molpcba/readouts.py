@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from inspect import signature
 from math import gcd
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import torch
@@ -116,9 +116,8 @@ def build_own(name: str, sizes: Sizes) -> Aggregation:
     Raises:
         UserError: if there is no such class, or it is not built like that.
     """
-    module, _, own = name.partition(":")
     try:
-        kind = getattr(import_module(module), own)
+        kind = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"--readout {name} cannot be imported ({error}): expected package.module:Name, the "

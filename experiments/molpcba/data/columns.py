@@ -7,6 +7,7 @@ of two columns: what stands before the first white space, and the rest, whatever
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -24,13 +25,6 @@ from experiments.molpcba.data.molecules import is_smiles
 
 STANDARD_INPUT = Path("-")
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
-MARKS = {
-    b"\xff\xfe\x00\x00": "utf-32",
-    b"\x00\x00\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-}
-"""Byte-order marks, the longer ones first, and what they mean."""
 Rows = list[tuple[int, list[str]]]
 """Cells of each row, behind the number of the line in which it begins."""
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -71,7 +65,9 @@ def read_lines(path: Path) -> list[str]:
         data = file.read()
     if data.startswith(ZIP):
         raise UserError(f"{path} is a workbook or an archive, not text: save it as 'CSV UTF-8'")
-    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8-sig")
+    wide = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)  # the first begins like that of UTF-16
+    is_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-32" if data.startswith(wide) else "utf-16" if is_16 else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:

@@ -77,17 +77,18 @@ class PackedGraphs:
     def batch(self, index: Tensor) -> Batch:
         """The graphs `index [B]` as one PyG `Batch`, on the device of the tensors."""
         ptr = torch.stack([self.node_ptr, self.edge_ptr], dim=1)
-        sizes = (ptr[index + 1] - ptr[index]).sum(dim=0, keepdim=True).tolist()
-        return next(self.in_batches(index, [len(index)], sizes))
+        size = (ptr[index + 1] - ptr[index]).sum(dim=0).tolist()
+        return next(self.in_batches([index], [size]))
 
     def in_batches(
-        self, index: Tensor, counts: Sequence[int], sizes: Sequence[Sequence[int]]
+        self, parts: Sequence[Tensor], sizes: Sequence[Sequence[int]]
     ) -> Iterator[Batch]:
-        """The graphs `index [B]` as PyG `Batch`es of `counts` graphs, on the device of the tensors.
+        """The graphs of each part as a PyG `Batch`, on the device of the tensors.
 
         Rows are selected for all at once, and cut for each. A GPU is not waited for, since `sizes`
         has the numbers of atoms and bonds of each batch.
         """
+        index = torch.cat(list(parts)).to(self.node_ptr.device)
         atoms, graph, ptr = _rows(self.node_ptr, index, sum(nodes for nodes, _ in sizes))
         bonds, owner, _ = _rows(self.edge_ptr, index, sum(edges for _, edges in sizes))
         x, edge_attr = self.x.index_select(0, atoms), self.edge_attr.index_select(0, bonds)
@@ -95,16 +96,16 @@ class PackedGraphs:
         edge_index += ptr.index_select(0, owner)
         y = self.labels(index)
         first = node = edge = 0
-        for count, (nodes, edges) in zip(counts, sizes, strict=True):
+        for part, (nodes, edges) in zip(parts, sizes, strict=True):
             yield Batch(
                 x=x[node : node + nodes].long(),
                 edge_index=edge_index[:, edge : edge + edges] - node,
                 edge_attr=edge_attr[edge : edge + edges].long(),
-                y=y[first : first + count],
+                y=y[first : first + len(part)],
                 batch=graph[node : node + nodes] - first,
-                ptr=ptr[first : first + count + 1] - node,
+                ptr=ptr[first : first + len(part) + 1] - node,
             )
-            first, node, edge = first + count, node + nodes, edge + edges
+            first, node, edge = first + len(part), node + nodes, edge + edges
 
 
 def _rows(ptr: Tensor, index: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,20 +173,14 @@ class GraphLoader:
         return len(self.batches())
 
     def __iter__(self) -> Iterator[Batch]:
-        parts = self.batches()
-        if not parts:
-            return
-        # Once an epoch: the sizes of the graphs to the CPU, the order to the device.
+        # Once an epoch: the sizes of the graphs to the CPU.
         pointers = torch.stack([self.graphs.node_ptr, self.graphs.edge_ptr], dim=1)
-        sizes = pointers.diff(dim=0).cpu()
-        order = torch.cat(parts).to(pointers.device)
+        parts, sizes = self.batches(), pointers.diff(dim=0).cpu()
         number = max(1, CHUNK // self.batch_size)
-        chunks = [parts[i : i + number] for i in range(0, len(parts), number)]
-        counts = [[len(part) for part in chunk] for chunk in chunks]
-        indices = order.split([sum(own) for own in counts])
-        for chunk, own, index in zip(chunks, counts, indices, strict=True):
+        for start in range(0, len(parts), number):
+            chunk = parts[start : start + number]
             totals = torch.stack([sizes[part].sum(dim=0) for part in chunk]).tolist()
-            yield from self.graphs.in_batches(index, own, totals)
+            yield from self.graphs.in_batches(chunk, totals)
 
 
 @dataclass(frozen=True)
