@@ -183,8 +183,7 @@ class EAAggregation(Aggregation):
         solution = _outside_inference_mode(self._solution, x, segments)
         collect(solution)
         if not torch.compiler.is_exporting():  # which takes no tensors as attributes
-            graph = solution.y.requires_grad or solution.gradient_mean_square.requires_grad
-            self.solution = Solution(*(t.detach() for t in solution)) if graph else solution
+            self.solution = Solution._make(t.detach() if t.requires_grad else t for t in solution)
         y = solution.y.to(x.dtype).reshape(*leading, size, self.out_channels).movedim(-2, dim)
         y = y.contiguous()  # convolutions with several heads view it
         return (y, solution) if return_solution else y

@@ -70,7 +70,8 @@ class Segments:
         index, size = self.index, self.num_segments
         ptr = index.new_zeros(size + 1)
         torch.cumsum(self.count, 0, out=ptr[1:])
-        if index.is_cpu and is_concrete(index) and bool((index[1:] >= index[:-1]).all()):
+        can_look = index.is_cpu and is_concrete(index)
+        if size == 1 or (can_look and not (index[1:] < index[:-1]).any()):
             return x, Segments(index, size, ptr)
         order = torch.argsort(index, stable=True)
         return x.index_select(0, order), Segments(index.index_select(0, order), size, ptr)

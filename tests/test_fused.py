@@ -18,7 +18,6 @@ from pyg_ea import (
     EAGlobalPool,
     L2Prior,
     NesterovSolver,
-    ResNetPotential,
     SumEAAggregation,
     Truncated,
     Unrolled,
@@ -32,7 +31,6 @@ from pyg_ea.fused.native import NativeBackend
 from pyg_ea.fused.torch import TorchBackend
 from pyg_ea.potentials import MeanPotential
 from pyg_ea.potentials.closed_form import OUTPUTS
-from pyg_ea.segments import Segments
 from pyg_ea.solver import Solution
 
 EXACT = 1e-10  # of the largest entry, float64: sums in another order
@@ -151,18 +149,6 @@ def test_a_value_that_is_not_finite_stays_in_its_segment_and_is_seen(backend, ba
     assert solution.gradient_max[0].isnan()
     assert not solution.converged[0]
     torch.testing.assert_close(solution.y[1:], expected[1:])
-
-
-def test_inputs_of_norms_are_centred() -> None:
-    """Backends rely on it."""
-    torch.manual_seed(0)
-    potential = ResNetPotential(5, 7, 6).double()
-    x, segments = torch.randn(9, 5, dtype=torch.float64), Segments(torch.zeros(9).long(), 1)
-    bound = potential.bind(x, segments)
-    for columns in (slice(0, 12), slice(12, 18)):
-        assert bound.fixed[:, columns].mean(dim=1).abs().max() < EXACT
-        assert bound.weights.a_y[columns].mean(dim=0).abs().max() < EXACT
-    assert bound.weights.b[:6].mean(dim=0).abs().max() < EXACT
 
 
 @backends

@@ -81,6 +81,7 @@ class Config:
         "several joined by +",
     )
     local: Literal["sum", "ea", "sum+ea"] = opt("sum", "aggregation of neighbours")
+    message_norm: Literal["layer"] | None = opt(None, "norm on messages before they are aggregated")
     virtual_node: bool = opt(False, "add OGB's virtual node")
     width: PositiveInt = opt(None, "node features")
     layers: PositiveInt = opt(None, "rounds of message passing")

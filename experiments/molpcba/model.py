@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.nn import global_add_pool
 from torch_geometric.nn.aggr import Aggregation
+from torch_geometric.nn.resolver import aggregation_resolver
 
 import pyg_ea
 from experiments.molpcba.config import Config
@@ -122,6 +123,8 @@ def build_conv(config: Config, width: int) -> pyg_ea.EAConv:
         aggr = pyg_ea.SumEAAggregation(width, **ea_settings(config))
     elif config.local == "ea":
         aggr = pyg_ea.EAAggregation(width, width, **ea_settings(config))
+    if config.message_norm:
+        aggr = NormedMessages(aggr, width)
     form: GINForm | Literal["gcn"] = "gcn"
     if config.model == "gin":
         form = GINForm(width, width, nn.Sequential(*_hidden(width), nn.Linear(2 * width, width)))
@@ -142,6 +145,18 @@ def build_readout(config: Config, width: int, nodes: Tensor | None) -> NormedMul
     channels = [output_size(layer, name, width) for layer, name in zip(layers, parts, strict=True)]
     norm = nn.LayerNorm if config.readout_norm == "layer" else nn.Identity
     return NormedMultiAggregation(layers, channels, norm)
+
+
+class NormedMessages(Aggregation):
+    """An aggregation of elements behind a LayerNorm."""
+
+    def __init__(self, aggr: Aggregation | str, width: int) -> None:
+        super().__init__()
+        self.norm, self.aggr = nn.LayerNorm(width), aggregation_resolver(aggr)
+
+    def forward(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
+        """As any aggregation of PyG."""
+        return self.aggr(self.norm(x), *given, **named)
 
 
 class VirtualNode(nn.Module):

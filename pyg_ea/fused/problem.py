@@ -29,8 +29,6 @@ class Inputs(NamedTuple):
     fixed: Tensor
     r"""``[N, 3H+32]``, :math:`A_x x + a`. Matrix products run in its dtype."""
     weights: Weights
-    """Centred, like ``fixed``: inputs of both norms have mean 0, so a backend may leave the mean
-    out. It then returns gradients that differ by what the centring projects away."""
 
     @classmethod
     def unflatten(cls, tensors: Iterable[Tensor]) -> Inputs:

@@ -102,7 +102,6 @@ class ClosedForm:
     ) -> None:
         x, self.segments = segments.sort(x)
         with without_autocast(x):
-            layer1, layer2 = _centred(layer1), _centred(layer2)
             if skip3 is None:
                 w3, c3 = layer3.matrix + layer3.matrix.new_ones(OUTPUTS).diag(), layer3.offset
             else:
@@ -172,14 +171,6 @@ def _evaluate(
     stage2 = tanh_norm(u2, weights.gamma2, weights.beta2)
     output = torch.addmm(u23[:, hidden:], stage2.output.to(u.dtype), weights.w3.T)  # [N, 32]
     return stage1, stage2, u2, output
-
-
-def _centred(layer: Affine) -> Affine:
-    """The layer with the mean over its outputs subtracted, which the norm after it does anyway.
-
-    So :math:`u_1` and :math:`u_2` have mean 0, and implementations may use RMS norms.
-    """
-    return Affine(layer.matrix - layer.matrix.mean(dim=0), layer.offset - layer.offset.mean())
 
 
 def _after(matrix: Tensor, offset: Tensor, skip: Affine | None) -> tuple[Tensor, Tensor]:

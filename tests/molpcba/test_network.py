@@ -48,6 +48,18 @@ def test_the_readout_sees_normed_nodes(batch):
     assert not {key for key in plain.state_dict() if key.startswith("input_norm")}
 
 
+@pytest.mark.parametrize("local", ["sum", "ea", "sum+ea"])
+def test_messages_are_normed_before_they_are_aggregated(batch, local):
+    network, seen = network_of("--local", local, "--message-norm", "layer"), []
+    aggr = network.convs[0].aggr_module
+    aggr.norm.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    aggr.aggr.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    network(batch)
+    (messages, normed), aggregated = seen
+    torch.testing.assert_close(normed, nn.functional.layer_norm(messages, (8,)))
+    torch.testing.assert_close(aggregated, normed)
+
+
 def test_a_linear_layer_stands_beside_the_hidden_one(batch):
     network = network_of("--readout", "mean", "--head-width", "5", "--head-skip", "linear")
     y = network.readout(network.encode(batch), batch.batch, dim_size=2)

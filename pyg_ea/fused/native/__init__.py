@@ -113,10 +113,9 @@ class NativeBackend:
             return f"torch has no BLAS library with matrix products of {start.dtype}"
         if fixed.dtype != start.dtype:
             return f"products run in {fixed.dtype} (autocast), and the C code has {start.dtype}"
-        tensors = (*problem.inputs.flatten(), problem.scale, problem.segments.index)
-        if not all(tensor.is_cpu for tensor in tensors):
-            return f"the tensors lie on {start.device}, and the C code is for a CPU"
-        if not is_concrete(*tensors):
+        if not fixed.is_cpu:
+            return f"the tensors lie on {fixed.device}, and the C code is for a CPU"
+        if not is_concrete(start, fixed):  # which depend on all others, or are refused by a call
             return "the tensors have no values in memory"
         return None
 

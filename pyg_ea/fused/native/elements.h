@@ -80,7 +80,7 @@ static void NAME(add_rows)(int64_t rows, int64_t d, const REAL *from, int64_t st
 /* Forward: adds delta of each element to its segment's total [segments, all]. from_y = A_y y of the
  * segments, an element's row is from_y[index]. Fills saved. memory: block_forward_memory(hidden)
  * values a row. */
-static int64_t NAME(block_forward_memory)(int64_t hidden) { return 9 * hidden + OUTPUTS + 4; }
+static int64_t NAME(block_forward_memory)(int64_t hidden) { return 9 * hidden + OUTPUTS + 8; }
 
 static void NAME(block_forward)(const NAME(Network) *net, int64_t rows, const REAL *from_y,
                                 const REAL *fixed, const int64_t *index, REAL *memory,
@@ -98,7 +98,7 @@ static void NAME(block_forward)(const NAME(Network) *net, int64_t rows, const RE
     NAME(product)(net->gemm, rows, tail, wide, t1, 'N', wide, net->b, 'T', wide, 1, u23, tail);
     NAME(scale)(rows, hidden, 1, u23, tail, NULL, saved.u2, hidden);
     const NAME(Stage) stage2 = {rows, hidden, saved.u2, hidden, net->gamma2, net->beta2, t2,
-                                of_rows + 2 * rows};
+                                of_rows + 4 * rows};
     NAME(at)(&stage2);
     NAME(product)(net->gemm, rows, OUTPUTS, hidden, t2, 'N', hidden, net->w3, 'T', hidden, 1,
                   u23 + hidden, tail);
@@ -116,7 +116,7 @@ static void NAME(block_forward)(const NAME(Network) *net, int64_t rows, const RE
 /* Backward for the cotangent dy of the segments' gradients, from_dy = A_y dy: adds eta of each element
  * to d_fixed and to its segment's total, and the gradients of the weights to d_net. memory:
  * block_backward_memory(hidden) values a row, and 8 H. */
-static int64_t NAME(block_backward_memory)(int64_t hidden) { return 16 * hidden + 2 * OUTPUTS + 4; }
+static int64_t NAME(block_backward_memory)(int64_t hidden) { return 16 * hidden + 2 * OUTPUTS + 8; }
 
 static void NAME(block_backward)(const NAME(Network) *net, int64_t rows, const REAL *from_y1,
                                  const REAL *from_dy, const REAL *fixed, const int64_t *index,
@@ -127,7 +127,7 @@ static void NAME(block_backward)(const NAME(Network) *net, int64_t rows, const R
     REAL *u1 = memory, *t1 = u1 + rows * wide, *dt1 = t1 + rows * wide, *to_t1 = dt1 + rows * wide;
     REAL *t2 = to_t1 + rows * wide, *dt2 = t2 + rows * hidden, *to_t2 = dt2 + rows * hidden;
     REAL *to_dt2 = to_t2 + rows * hidden, *du23 = to_dt2 + rows * hidden, *h = du23 + rows * tail;
-    REAL *of_rows = h + rows * all, *of_columns = of_rows + 4 * rows;
+    REAL *of_rows = h + rows * all, *of_columns = of_rows + 8 * rows;
     REAL *h23 = h + wide, *h3 = h23 + hidden;
     const REAL *d23 = saved.d23, *d3 = d23 + hidden;
 
@@ -135,7 +135,7 @@ static void NAME(block_backward)(const NAME(Network) *net, int64_t rows, const R
     const NAME(Stage) stage1 = {rows, wide, u1, wide, net->gamma1, net->beta1, t1, of_rows};
     NAME(at)(&stage1);
     const NAME(Stage) stage2 = {rows, hidden, saved.u2, hidden, net->gamma2, net->beta2, t2,
-                                of_rows + 2 * rows};
+                                of_rows + 4 * rows};
     NAME(at)(&stage2);
 
     NAME(push)(&stage1, from_dy, all, index, dt1);

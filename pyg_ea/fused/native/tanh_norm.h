@@ -1,7 +1,6 @@
 /* tanh(LayerNorm(u)) row by row, its transposed derivative, and the derivatives of both: the formulas
  * of FusedTanhNorm in ../torch/elements.py, each in one pass over memory. A row stays in the
- * first cache between the loops over it. Rows of u and of du have mean 0 (../problem.py), so the means
- * of those formulas that only centre are left out.
+ * first cache between the loops over it.
  *
  * Included once for each REAL, with NAME(f) the name of f for it. All matrices have contiguous rows of
  * d values; where a stride is given, rows are that far apart, otherwise d. Where an index is given
@@ -14,13 +13,13 @@ typedef struct {
     int64_t stride;
     const REAL *gamma, *beta;
     REAL *t;       /* what at() leaves here */
-    REAL *of_rows; /* [2, rows]: inverse deviation by at(), mean of du n by push() */
+    REAL *of_rows; /* [4, rows]: mean and inverse deviation by at(), mean of du and of du n by push() */
 } NAME(Stage);
 
-/* Inverse deviation of four rows at a time, so that no sum waits for its own last addition;
+/* Mean and inverse deviation of four rows at a time, so that no sum waits for its own last addition;
  * rows missing in the last four are the last row again. */
 TARGETS
-static void NAME(deviations)(const NAME(Stage) *stage)
+static void NAME(moments)(const NAME(Stage) *stage)
 {
     const int64_t d = stage->d, last = stage->rows - 1;
     for (int64_t i = 0; i <= last; i += 4) {
@@ -33,30 +32,42 @@ static void NAME(deviations)(const NAME(Stage) *stage)
         REAL s0 = 0, s1 = 0, s2 = 0, s3 = 0;
         SIMD(reduction(+ : s0, s1, s2, s3))
         for (int64_t j = 0; j < d; j++) {
-            s0 += u0[j] * u0[j];
-            s1 += u1[j] * u1[j];
-            s2 += u2[j] * u2[j];
-            s3 += u3[j] * u3[j];
+            s0 += u0[j];
+            s1 += u1[j];
+            s2 += u2[j];
+            s3 += u3[j];
+        }
+        const REAL mean[4] = {s0 / d, s1 / d, s2 / d, s3 / d};
+        s0 = s1 = s2 = s3 = 0;
+        SIMD(reduction(+ : s0, s1, s2, s3))
+        for (int64_t j = 0; j < d; j++) {
+            s0 += (u0[j] - mean[0]) * (u0[j] - mean[0]);
+            s1 += (u1[j] - mean[1]) * (u1[j] - mean[1]);
+            s2 += (u2[j] - mean[2]) * (u2[j] - mean[2]);
+            s3 += (u3[j] - mean[3]) * (u3[j] - mean[3]);
         }
         const REAL squares[4] = {s0, s1, s2, s3};
-        for (int k = 0; k < 4; k++) stage->of_rows[row[k]] = 1 / SQRT(squares[k] / d + (REAL)EPS);
+        for (int k = 0; k < 4; k++) {
+            stage->of_rows[row[k]] = mean[k];
+            stage->of_rows[stage->rows + row[k]] = 1 / SQRT(squares[k] / d + (REAL)EPS);
+        }
     }
 }
 
-/* At u: inverse deviations, and t = tanh(gamma n + beta). */
+/* At u: its moments, and t = tanh(gamma n + beta). */
 TARGETS
 static void NAME(at)(const NAME(Stage) *stage)
 {
     const int64_t d = stage->d;
     const REAL *restrict gamma = stage->gamma, *restrict beta = stage->beta;
-    NAME(deviations)(stage);
+    NAME(moments)(stage);
     for (int64_t i = 0; i < stage->rows; i++) {
         const REAL *restrict u = stage->u + i * stage->stride;
         REAL *restrict t = stage->t + i * d;
-        const REAL inv_std = stage->of_rows[i];
+        const REAL mean = stage->of_rows[i], inv_std = stage->of_rows[stage->rows + i];
         SIMD()
         for (int64_t j = 0; j < d; j++) { /* tanh(a) = 1 - 2 / (exp(2 a) + 1) */
-            const REAL a = gamma[j] * (u[j] * inv_std) + beta[j];
+            const REAL a = gamma[j] * ((u[j] - mean) * inv_std) + beta[j];
             t[j] = 1 - 2 / (NAME(exp_twice)(a) + 1);
         }
     }
@@ -72,18 +83,19 @@ static void NAME(pull)(const NAME(Stage) *stage, const REAL *gs, REAL *outs, int
         const REAL *restrict u = stage->u + i * stage->stride, *restrict t = stage->t + i * d;
         const REAL *restrict g = gs + i * d;
         REAL *restrict out = outs + i * out_stride;
-        const REAL inv_std = stage->of_rows[i];
-        REAL wn_sum = 0;
-        SIMD(reduction(+ : wn_sum))
+        const REAL mean = stage->of_rows[i], inv_std = stage->of_rows[stage->rows + i];
+        REAL w_sum = 0, wn_sum = 0;
+        SIMD(reduction(+ : w_sum, wn_sum))
         for (int64_t j = 0; j < d; j++) {
             const REAL w = gamma[j] * (1 - t[j] * t[j]) * g[j];
             out[j] = w;
-            wn_sum += w * (u[j] * inv_std);
+            w_sum += w;
+            wn_sum += w * ((u[j] - mean) * inv_std);
         }
-        const REAL wn_mean = wn_sum / d;
+        const REAL w_mean = w_sum / d, wn_mean = wn_sum / d;
         SIMD()
         for (int64_t j = 0; j < d; j++)
-            out[j] = inv_std * (out[j] - u[j] * inv_std * wn_mean);
+            out[j] = inv_std * (out[j] - w_mean - (u[j] - mean) * inv_std * wn_mean);
     }
 }
 
@@ -98,17 +110,21 @@ static void NAME(push)(const NAME(Stage) *stage, const REAL *dus, int64_t du_str
         const REAL *restrict u = stage->u + i * stage->stride, *restrict t = stage->t + i * d;
         const REAL *restrict du = dus + (index ? index[i] : i) * du_stride;
         REAL *restrict out = outs + i * d;
-        const REAL inv_std = stage->of_rows[i];
-        REAL along_sum = 0;
-        SIMD(reduction(+ : along_sum))
-        for (int64_t j = 0; j < d; j++) along_sum += du[j] * (u[j] * inv_std);
-        const REAL along = along_sum / d;
+        const REAL mean = stage->of_rows[i], inv_std = stage->of_rows[stage->rows + i];
+        REAL du_sum = 0, along_sum = 0;
+        SIMD(reduction(+ : du_sum, along_sum))
+        for (int64_t j = 0; j < d; j++) {
+            du_sum += du[j];
+            along_sum += du[j] * ((u[j] - mean) * inv_std);
+        }
+        const REAL du_mean = du_sum / d, along = along_sum / d;
         SIMD()
         for (int64_t j = 0; j < d; j++) {
-            const REAL dn = inv_std * (du[j] - u[j] * inv_std * along);
+            const REAL dn = inv_std * (du[j] - du_mean - (u[j] - mean) * inv_std * along);
             out[j] = (1 - t[j] * t[j]) * gamma[j] * dn;
         }
-        stage->of_rows[stage->rows + i] = along;
+        stage->of_rows[2 * stage->rows + i] = du_mean;
+        stage->of_rows[3 * stage->rows + i] = along;
     }
 }
 
@@ -133,27 +149,29 @@ static void NAME(pull_both)(const NAME(Stage) *stage, const REAL *dus, int64_t d
             const REAL *restrict du = dus + (index ? index[i] : i) * du_stride;
             const REAL *restrict e = es + i * d, *restrict g = gs + i * d;
             REAL *restrict out = outs + i * out_stride;
-            const REAL inv_std = stage->of_rows[i], along = stage->of_rows[rows + i];
-            REAL wn_sum = 0, wdn_sum = 0, vn_sum = 0;
-            SIMD(reduction(+ : wn_sum, wdn_sum, vn_sum))
+            const REAL mean = stage->of_rows[i], inv_std = stage->of_rows[stage->rows + i];
+            const REAL du_mean = stage->of_rows[2 * rows + i], along = stage->of_rows[3 * rows + i];
+            REAL wn_sum = 0, wdn_sum = 0, v_sum = 0, vn_sum = 0;
+            SIMD(reduction(+ : wn_sum, wdn_sum, v_sum, vn_sum))
             for (int64_t j = 0; j < d; j++) {
-                const REAL n = u[j] * inv_std, slope = 1 - t[j] * t[j];
+                const REAL n = (u[j] - mean) * inv_std, slope = 1 - t[j] * t[j];
                 const REAL s = slope * g[j], w = gamma[j] * s;
-                dn[j] = inv_std * (du[j] - n * along);
+                dn[j] = inv_std * (du[j] - du_mean - n * along);
                 const REAL q = slope * (e[j] - 2 * t[j] * gamma[j] * dn[j] * g[j]);
                 v[j] = gamma[j] * (q - along * inv_std * s);
                 group_gamma[j] += q * n + s * dn[j];
                 group_beta[j] += q;
                 wn_sum += w * n;
                 wdn_sum += w * dn[j];
+                v_sum += v[j];
                 vn_sum += v[j] * n;
             }
             const REAL wn_mean = wn_sum / d, wdn_mean = wdn_sum / d;
-            const REAL vn_mean = vn_sum / d;
+            const REAL v_mean = v_sum / d, vn_mean = vn_sum / d;
             SIMD()
             for (int64_t j = 0; j < d; j++) {
-                const REAL n = u[j] * inv_std;
-                out[j] = inv_std * (v[j] - n * (vn_mean + wdn_mean) - wn_mean * dn[j]);
+                const REAL n = (u[j] - mean) * inv_std;
+                out[j] = inv_std * (v[j] - v_mean - n * (vn_mean + wdn_mean) - wn_mean * dn[j]);
             }
         }
         for (int64_t j = 0; j < d; j++) {

@@ -1,8 +1,9 @@
 r"""Kernels over the elements.
 
-Notation is that of :mod:`pyg_ea.fused.elements`. Weights and ``fixed`` are centred over the rows of
-each norm, so :math:`u` and :math:`\dot u` have mean 0 over a row. With :math:`n = u / \sigma`,
-:math:`\sigma^2 = \overline{u^2} + \epsilon` and :math:`a = \overline{n \dot u}`:
+Notation is that of :mod:`pyg_ea.fused.torch.elements`. Weights and ``fixed`` are centred (see
+:func:`pyg_ea.fused.triton.steps.centred`), so :math:`u` and :math:`\dot u` have mean 0 over a row.
+With :math:`n = u / \sigma`, :math:`\sigma^2 = \overline{u^2} + \epsilon` and
+:math:`a = \overline{n \dot u}`:
 
 .. math::
     J(g) &= (g - n \, \overline{g n}) / \sigma, \qquad \dot n = J(\dot u) \\

@@ -30,6 +30,7 @@ def forward(
     kernels: Kernels, problem: Problem, settings: Settings, save: bool
 ) -> tuple[Solution, list[Tensor]]:
     """The solution and, if ``save``, the states of the last steps and the packed weights."""
+    problem = problem._replace(inputs=centred(problem.inputs))
     w, start = Forward(problem, settings), problem.inputs.start
     kept = settings.last if save else 0
     states = start.new_zeros(kept + 1, 3, w.segments, w.padded)
@@ -55,6 +56,7 @@ def backward(
     cotangents: Sequence[Tensor],
 ) -> Inputs:
     """Gradients for the cotangents of y, velocity and both mean squares."""
+    problem = problem._replace(inputs=centred(problem.inputs))
     w = Backward(problem, settings, saved, cotangents)
     of_h, products = w.total[: w.segments], _Products(w)
     kernels.turn(w, settings.last)
@@ -65,7 +67,25 @@ def backward(
         kernels.turn(w, t)
     weights = Weights(*w.packing.unpack(w.totals), *w.d_norm1.sum(dim=0), *w.d_norm2.sum(dim=0))
     scalars = Scalars(*w.d_scalars.sum(dim=1))
-    return Inputs(w.to_y[:, : w.channels], scalars, w.d_fixed.to(w.fixed.dtype), weights)
+    fixed = w.d_fixed.to(w.fixed.dtype)
+    return centred(Inputs(w.to_y[:, : w.channels], scalars, fixed, weights))
+
+
+def centred(inputs: Inputs) -> Inputs:
+    """The inputs with the mean over the width of each norm subtracted, which the norm does anyway.
+
+    Then :math:`u_1` and :math:`u_2` have mean 0, and the norms are RMS norms. The operation is its
+    own transpose, so it takes gradients back, too.
+    """
+    (_, _, fixed, weights), hidden = inputs, len(inputs.weights.gamma2)
+    widths = [2 * hidden, hidden, OUTPUTS]
+    u1, u2, u3 = fixed.split(widths, dim=1)
+    fixed = torch.cat([u1 - u1.mean(dim=1, keepdim=True), u2 - u2.mean(dim=1, keepdim=True), u3], 1)
+    a1, a2, a3 = weights.a_y.split(widths)
+    b2, b3 = weights.b.split(widths[1:])
+    a_y = torch.cat([a1 - a1.mean(dim=0), a2 - a2.mean(dim=0), a3])
+    b = torch.cat([b2 - b2.mean(dim=0), b3])
+    return inputs._replace(fixed=fixed, weights=weights._replace(a_y=a_y, b=b))
 
 
 def _gradient(kernels: Kernels, w: Work) -> None:
