@@ -84,10 +84,13 @@ def markdown(records: Records) -> str:
         names, seeds = (", ".join(map(str, tried[key].unique())) for key in ("setting", "seed"))
         settings = names.split(", ")
         columns = zip(*tried["value"].map(lambda own: json.loads(f"[{own}]")), strict=True)
-        values = "; ".join(", ".join(map(_plain, sorted(set(own), key=_order))) for own in columns)
+        values = "; ".join(
+            ", ".join(["none"] * (None in own) + [str(one) for one in sorted({*own} - {None})])
+            for own in columns
+        )
         configs = runs.groupby("row", sort=False)["config"].first().map(json.loads)
         chosen = ", ".join(
-            " ".join([row, *(_plain(config.get(key)) for key in settings)])
+            " ".join([row, *(str(config.get(key, "none")) for key in settings)])
             for row, config in configs.items()
         )
         lines += [
@@ -97,14 +100,6 @@ def markdown(records: Records) -> str:
             f"which is not in the table: {chosen}.",
         ]
     return "\n".join(lines) + "\n"
-
-
-def _plain(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
-def _order(value: object) -> tuple[str, object]:
-    return type(value).__name__, value
 
 
 def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:

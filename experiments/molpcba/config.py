@@ -209,10 +209,8 @@ def recorded(content: dict[str, Any], where: object) -> Config:
 # ---- command line
 
 
-def build_parser() -> Parser:
-    """The parser: one flag for each field of :class:`Config`, and ``--config``."""
-    about = "Train a graph network with Equilibrium Aggregation on molecules."
-    return Parser(Config, "python -m experiments.molpcba", about, GROUPS)
+ABOUT = "Train a graph network with Equilibrium Aggregation on molecules."
+PARSER = Parser(Config, "python -m experiments.molpcba", ABOUT, GROUPS)
 
 
 def parse(argv: Sequence[str]) -> Config:
@@ -220,5 +218,5 @@ def parse(argv: Sequence[str]) -> Config:
 
     A file with all settings, also ``resume``, is a run's.
     """
-    given = build_parser().values(argv, lambda own: as_recorded(own) if "resume" in own else own)
+    given = PARSER.values(argv, lambda own: as_recorded(own) if "resume" in own else own)
     return Config(**given)

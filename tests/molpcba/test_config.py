@@ -15,9 +15,9 @@ from experiments.common import UserError
 from experiments.flags import as_words
 from experiments.molpcba.__main__ import main
 from experiments.molpcba.config import (
+    PARSER,
     PRESETS,
     Config,
-    build_parser,
     load_preset,
     parse,
     resolve,
@@ -101,7 +101,7 @@ def test_a_configuration_that_is_no_file_is_refused(path):
 
 
 def test_every_setting_has_a_flag_a_meaning_and_is_printed(capsys):
-    text = build_parser().format_help()
+    text = PARSER.format_help()
     assert text.replace("\n", "").isprintable()
     assert not re.search("type:|Literal|Positive|NonNegative|Interval|None|null", text)
     assert all(f"\n{title}:\n" in text for title in ("data", "network", "training", "output"))
