@@ -129,9 +129,7 @@ class History(L.Callback):
 class AtomicIO(TorchCheckpointIO):
     """Writes a checkpoint whole or not at all."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         """Replaces the file when all of it is on disk."""
         common.save(Path(path), checkpoint)
 

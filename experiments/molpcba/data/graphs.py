@@ -7,7 +7,7 @@ graph and collate them, which takes ten times as long (docs/benchmarks.md).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,15 +80,13 @@ class PackedGraphs:
         size = (ptr[index + 1] - ptr[index]).sum(dim=0).tolist()
         return next(self.in_batches([index], [size]))
 
-    def in_batches(
-        self, parts: Sequence[Tensor], sizes: Sequence[Sequence[int]]
-    ) -> Iterator[Batch]:
+    def in_batches(self, parts: list[Tensor], sizes: list[list[int]]) -> Iterator[Batch]:
         """The graphs of each part as a PyG `Batch`, on the device of the tensors.
 
         Rows are selected for all at once, and cut for each. A GPU is not waited for, since `sizes`
         has the numbers of atoms and bonds of each batch.
         """
-        index = torch.cat(list(parts)).to(self.node_ptr.device)
+        index = torch.cat(parts).to(self.node_ptr.device)
         atoms, graph, ptr = _rows(self.node_ptr, index, sum(nodes for nodes, _ in sizes))
         bonds, owner, _ = _rows(self.edge_ptr, index, sum(edges for _, edges in sizes))
         x, edge_attr = self.x.index_select(0, atoms), self.edge_attr.index_select(0, bonds)

@@ -67,9 +67,8 @@ def find_source(config: Config) -> Source:
         content = _hash(path), options, config.label_format
         return Source(name, path.name, content, partial(prepare_table, path, config))
     sets, because = molecule_sets(), "as asked"
-    if data not in ("auto", "ogb", "embedded", *sets):
-        choices = ", ".join(["auto", "ogb", "embedded", *sets])
-        raise UserError(f"--data must be one of {choices}, got {data!r}")
+    if data not in (choices := ["auto", "ogb", "embedded", *sets]):
+        raise UserError(f"--data must be one of {', '.join(choices)}, got {data!r}")
     if data != "embedded":
         name = data if data in sets else "ogbg-molpcba"
         try:
