@@ -35,20 +35,16 @@ PAIR = re.compile(rf"(.*\S.*)=\s*({NUMBER.pattern}|nan)?\s*")
 """A word and its label, in ``--label-format``."""
 WRONG = np.inf
 """Stands for a cell that is not a label."""
-FORMATS: dict[str, tuple[re.Pattern[str], Callable[[str], str], str]] = {
-    "thousands": (
-        re.compile(r"[-+]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?"),
-        lambda text: text.replace(",", ""),
-        "commas between thousands",
-    ),
+FORMATS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "thousands": (r"[-+]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?", {",": ""}, "commas between thousands"),
     "decimal-comma": (
-        re.compile(r"[-+]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]*),[0-9]+(e[-+]?[0-9]+)?"),
-        lambda text: text.replace(".", "").replace(",", "."),
+        r"[-+]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]*),[0-9]+(e[-+]?[0-9]+)?",
+        {".": "", ",": "."},
         "decimal commas",
     ),
-    "percent": (re.compile(r"[^%]+%"), lambda text: text.rstrip("% "), "percent signs"),
+    "percent": ("[^%]+%", {"%": ""}, "percent signs"),
 }
-"""What ``--label-format`` takes: the cells it is for, how they become numbers, what they have."""
+"""What ``--label-format`` takes: cells that it is for, what it replaces in them, what they have."""
 POSITIVE = re.compile(r"y|yes|t|\+|pos(itive)?|active|toxic|hit|pass|high|binder|inhibitor")
 NEGATIVE = re.compile(
     r"n|no|f|-|neg(ative)?|fail|low|(non?|in|un)[- ]?(active|toxic|hit|binder|inhibitor)"
@@ -60,8 +56,8 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
     columns = read_columns(path, config.smiles_column, [SPACE])
     notes = [f"{path.name}: {columns.about}; --smiles-column chooses another"]
     table = _table(path, columns)
-    smiles, cells = table.iloc[:, columns.smiles].str.strip().to_list(), table.columns
-    y, is_real = read_labels(path, table.drop(columns=cells[columns.smiles]), config, notes)
+    smiles = table.pop(columns.names[columns.smiles]).str.strip().to_list()
+    y, is_real = read_labels(path, table, config, notes)
     del columns, table  # they take more memory than the molecules
     found, rejected = read_molecules(smiles)
     reasons = [f"line {y.index[i]}: {smiles[i][:60]!r}: {why}" for i, why in rejected.items()]
@@ -177,8 +173,8 @@ def _reader(form: str | None) -> Callable[[str], float]:
         text = cell.strip().lower().replace("\u2212", "-")
         if text in words:
             return words[text]
-        if form in FORMATS and FORMATS[form][0].fullmatch(text):
-            text = FORMATS[form][1](text)
+        if form in FORMATS and re.fullmatch(FORMATS[form][0], text):
+            text = text.translate(str.maketrans(FORMATS[form][1])).strip()
         return float(text) if NUMBER.fullmatch(text) else WRONG
 
     return read
@@ -191,7 +187,7 @@ def _hint(cells: Iterable[str]) -> str | None:
     if not texts:
         return None
     for form, (pattern, _, what) in FORMATS.items():
-        if all(map(pattern.fullmatch, texts)):
+        if all(re.fullmatch(pattern, text) for text in texts):
             return f"{what} ({shown}): --label-format {form} reads them"
     if all(re.match("[<>~≤≥]", text) for text in texts):
         return f"bounds ({shown}): write numbers, or leave these cells empty"
