@@ -10,7 +10,6 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import field, fields
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,6 +55,7 @@ class Parser(ArgumentParser):
         about = "YAML file; flags win over it"
         self.add_argument("--config", action="config", metavar="FILE", help=about)
         hints, group = typing.get_type_hints(kind), cast(Any, self)
+        self.names = hints.keys()
         for item in fields(kind):
             if item.name in groups:
                 group = self.add_argument_group(groups[item.name])
@@ -80,9 +80,14 @@ class Parser(ArgumentParser):
         finder.add_argument("--config", action="append", type=Path, default=[])
         try:
             found, rest = finder.parse_known_args(list(argv))
-            files = [as_words(adapt(read_yaml(path))) for path in found.config]
+            words: list[str] = []
+            for path in found.config:
+                content = adapt(read_yaml(path))
+                for key in sorted(map(str, content.keys() - self.names)):
+                    raise UserError(f"{path} has {key!r}, which is no setting; see --help")
+                words += as_words(content)
             # Through YAML: jsonargparse's checked numbers are classes of their own.
-            return yaml.safe_load(self.dump(self.parse_args([*chain(*files), *rest])))
+            return yaml.safe_load(self.dump(self.parse_args([*words, *rest])))
         except UserError as error:
             raise UserError(f"--config {error}") from error
         except (ArgumentError, argparse.ArgumentError, ValueError, TypeError, OSError) as error:

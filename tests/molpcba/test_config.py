@@ -74,7 +74,9 @@ NESTED = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in ran
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rate: 0.1\n", "--learning-rate"),
+        ("learning_rate: 0.1\n", "bad.yaml has 'learning_rate', which is no setting"),
+        ("config: bad.yaml\n", "has 'config', which is no setting"),
+        ("help: true\n1: 2\n", "has '1', which is no setting"),
         ("lr: [1, 2]\n", "--lr"),
         ("lr: : 3\n", "is not YAML"),
         ("- 1\n", "has no settings"),
@@ -160,7 +162,7 @@ def test_a_configuration_of_an_older_run_means_what_it_meant(tmp_path):
     config = resolve(parse(["--config", str(path)]), "embedded-nci")
     assert (config.ea_width, config.ea_lr, config.width) == (16, None, 16)
     path.write_text(yaml.safe_dump(old | {"shoe_size": 43}))
-    with pytest.raises(UserError, match="unrecognized arguments: --shoe-size=43"):
+    with pytest.raises(UserError, match="'shoe_size', which is no setting"):
         parse(["--config", str(path)])
 
 
