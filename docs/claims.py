@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from docs.common import MADE, RESULTS, table
+from docs.common import LABELS, MADE, RESULTS, table
+from docs.tables import cost_of
 from experiments.metrics import LOWER_IS_BETTER, TITLES
 from experiments.records import Records
 from experiments.report import by_seed, differences
@@ -39,6 +40,8 @@ def pages() -> dict[Path, Callable[[], str]]:
         "refuted": lambda: claims_table(REFUTED),
         "protocol-embedded-nci": lambda: protocol_table("embedded-nci"),
         "fit-embedded-nci": lambda: fit_table("embedded-nci"),
+        "protocol-pcba-19k": lambda: protocol_table("pcba-19k"),
+        "fit-pcba-19k": lambda: fit_table("pcba-19k"),
     }
     return {MADE / f"{name}.md": make for name, make in tables.items()}
 
@@ -83,8 +86,7 @@ def protocol_table(data: str) -> str:
     """The rows of the protocol: what they chose, scores, time over the reference row's."""
     records = Records(RESULTS / "ablations" / f"protocol-on-{data}")
     runs, best = records.runs, records.best_values(is_lower_better=False)
-    seconds = records.curves.groupby("row")["processor_seconds"].median()
-    reference = runs["reference"].mode().iloc[0]
+    time = cost_of("protocol")["ratio"]
     lines = []
     for row in runs["row"].unique():
         own = runs[runs["row"] == row].iloc[0]
@@ -92,7 +94,7 @@ def protocol_table(data: str) -> str:
         error = stdev(values) / len(values) ** 0.5
         lines.append(
             [
-                row,
+                LABELS["protocol"][row],
                 best[row]["input_norm"] or "none",
                 best[row]["lr"],
                 *(_score(by_seed(runs, row, key)) for key in ("valid", "test")),
@@ -100,7 +102,7 @@ def protocol_table(data: str) -> str:
                 own.epochs,
                 len(values),
                 f"{own.parameters:,}",
-                f"{seconds[row] / seconds[reference]:.1f}",
+                f"{time[row]:.1f}",
             ]
         )
     title = TITLES[runs["metric"].iloc[0]]
@@ -116,7 +118,10 @@ def fit_table(data: str) -> str:
     ends, starts = (own.groupby("row", sort=False).mean() for own in (last, first))
     lines = []
     for row, own in ends.iterrows():
-        line = [row, *(f"{own[key]:.4f}" for key in ("train_loss", "valid_loss", "gradient_norm"))]
+        line = [
+            LABELS["protocol"][str(row)],
+            *(f"{own[key]:.4f}" for key in ("train_loss", "valid_loss", "gradient_norm")),
+        ]
         loop = ["", ""]
         if pd.notna(own["readout_gradient"]):
             change = starts.loc[row, "readout_gradient"], own["readout_gradient"]

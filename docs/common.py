@@ -79,21 +79,44 @@ LABELS = {
 }
 """What the pages call the rows of a study. The glossary explains the names."""
 
+LABELS["protocol"] = {
+    "mean": "mean",
+    "sum": "sum",
+    "max": "max",
+    "attention": "attention",
+    "deepsets": "DeepSets",
+    "pna": "PNA",
+    "mean+sum+max": "mean+sum+max",
+    "pyg-ea": "small PyG EA 384",
+    "half-ea": "small EA 384",
+    "ea": "EA 384",
+    "ea+mean+sum+max": "EA 384 + mean+sum+max",
+    "mean-hidden": "mean, MLP",
+    "sum-hidden": "sum, MLP",
+    "max-hidden": "max, MLP",
+    "attention-hidden": "attention, MLP",
+    "pna-hidden": "PNA, MLP",
+    "mean+sum+max-hidden": "mean+sum+max, MLP",
+    "half-ea-hidden": "small EA 384, MLP",
+    "half-ea+mean+sum+max-hidden": "small EA 384 + mean+sum+max, MLP",
+    "mean-hidden-skip": "mean, MLP + linear",
+    "mean+sum+max-hidden-skip": "mean+sum+max, MLP + linear",
+}
 LABELS["whole"] = {
     row: LABELS["heads"][row]
     for row in ("sum-head", "max-head", "mean+sum+max-head", "wide-ea", "ea+mean+sum+max")
 }
 SHORT = {
-    row: LABELS["readout"][row]
+    row: LABELS["protocol"][row]
     for row in (
         "mean",
-        "mean-wide-head",
+        "mean-hidden",
         "mean+sum+max",
-        "mean+sum+max-wide-head",
+        "mean+sum+max-hidden",
         "pna",
         "pyg-ea",
-        "wide-ea",
-        "wide-ea+mean+sum+max",
+        "ea",
+        "ea+mean+sum+max",
     )
 }
 """Readouts of the README."""

@@ -74,14 +74,16 @@ def _kind(row: str) -> str:
         return "PyG's EA"
     if row.split("+")[0].endswith("ea") or row.startswith(("ea-", "half-ea", "narrow-ea")):
         return "EA"
-    return "without EA, MLP head" if row.endswith("-head") else "without EA, linear head"
+    return (
+        "without EA, MLP head" if row.endswith(("-head", "-hidden")) else "without EA, linear head"
+    )
 
 
 def _scores() -> Figure:
     """Score and time of the readouts of the README."""
-    shown, cost = ("embedded-nci", "pcba-19k"), cost_of("readout")["ratio"]
-    runs = [runs_of("readout", data) for data in shown]
-    order = sorted(SHORT, key=lambda row: -_mean(runs[0], row) - _mean(runs[1], row))
+    shown, cost = ("embedded-nci", "pcba-19k"), cost_of("protocol")["ratio"]
+    runs = [runs_of("protocol", data) for data in shown]
+    order = sorted(SHORT, key=lambda row: -_mean(runs[0], row))
     figure = Figure(figsize=(7.2, 3.2))
     panels = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 0.7))
     for axes, data, own in zip(panels, shown, runs, strict=False):

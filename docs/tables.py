@@ -20,6 +20,7 @@ COSTS = {
     "readout": "readouts-on-embedded-nci",
     "heads": "heads-on-embedded-nci",
     "whole": "heads-on-embedded-nci",
+    "protocol": "protocol-on-embedded-nci",
 }
 """The record of the time of each study's rows."""
 
@@ -28,7 +29,7 @@ def pages() -> dict[Path, Callable[[], str]]:
     """Returns the function that makes each table of the pages, by the file it is kept in."""
     tables: dict[str, Callable[[], str]] = {
         "readouts": lambda: readout_table("readout", LABELS["readout"]),
-        "readouts-short": lambda: readout_table("readout", SHORT, ("embedded-nci", "pcba-19k")),
+        "readouts-short": lambda: readout_table("protocol", SHORT, ("embedded-nci", "pcba-19k")),
         "linear": linear_table,
         "heads-tuning": tuning_table,
         "capacity": lambda: capacity_table(CAPACITY),
