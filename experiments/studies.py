@@ -31,8 +31,7 @@ from experiments.molpcba.training import MoleculeTraining
 from experiments.records import Outcome, Run, check_equal
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "ablations"
-OWN = ("runs_dir", "name", "resume", "config", "seeds", "split_seed", "devices", "nodes",
-       "test_curve")  # fmt: skip
+OWN = PLACES - {"root", "csv"} | {"config", "seeds", "split_seed", "devices", "nodes", "test_curve"}
 """Settings that a study decides itself, or that make no sense in one."""
 SHARED = {"ea_lr": "lr", "ea_width": "width"}
 """EA's own settings, left out where they equal the rest of the network's."""
