@@ -342,6 +342,32 @@ def test_a_dead_worker_is_one_line(tmp_path):
         run_study(grid, ["a"], [0, 1], tmp_path / "out", jobs=2)
 
 
+class Failing:
+    """Leaves a file beside the run's folder, and no outcome."""
+
+    def __call__(self, run, path):
+        (path.parent / run.name).touch()
+        raise UserError("no luck")
+
+
+def test_workers_that_are_used_again_write_to_the_folder_of_their_call(tmp_path, monkeypatch):
+    grid = Grid(
+        "tiny",
+        {"a": "a"},
+        lambda row, seed, changes: {},
+        Failing(),
+        None,
+        False,
+        {},
+        lambda run: 1.0,
+    )
+    for place in (tmp_path / "one", tmp_path / "two"):
+        place.mkdir()
+        monkeypatch.chdir(place)
+        assert run_study(grid, ["a"], [0, 1], Path("out"), jobs=2) == 1
+        assert (place / "out" / "runs" / "a-seed1").exists()
+
+
 def test_the_study_on_the_trainers_page_is_one(folder):
     page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
     (text,) = re.findall(r"```yaml\n(shared:.*?)```", page, re.S)
