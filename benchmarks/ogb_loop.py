@@ -36,9 +36,9 @@ from experiments.common import UserError, mean_and_deviation, write_text
 from experiments.molpcba.__main__ import run
 from experiments.molpcba.config import Config, parse, resolve
 from experiments.molpcba.data import MoleculeData, load
-from experiments.molpcba.evaluation import score
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.model import MoleculeNetwork
+from experiments.molpcba.training import score
 from experiments.report import difference_text
 
 RECORDS = "records.csv"

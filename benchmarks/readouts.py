@@ -24,7 +24,7 @@ from benchmarks.timing import interleaved
 from experiments.molpcba.config import Config
 from experiments.molpcba.data import GraphLoader, MoleculeData, load
 from experiments.molpcba.model import MoleculeNetwork
-from experiments.studies.molpcba import Study
+from experiments.studies import Study
 from pyg_ea import EAAggregation, auxiliary_loss, collect_solutions
 
 RECORDS = "steps.csv"

@@ -10,8 +10,9 @@ import sys
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import wraps
 from importlib.metadata import distributions
 from pathlib import Path
 from statistics import mean, stdev
@@ -48,6 +49,7 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
     130 and 143.
     """
 
+    @wraps(function)
     def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):  # whatever the locale
             if isinstance(stream, io.TextIOWrapper):
@@ -67,7 +69,6 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
             print(f"stopped by {stop.name}: {stop.way_on}", file=sys.stderr)
             return 143 if stop.name == "SIGTERM" else 130
 
-    main.__doc__ = f"Command line; returns the exit code.\n\n{function.__doc__}"
     return main
 
 
@@ -174,20 +175,18 @@ def load(path: Path) -> dict[str, Any]:
 def revision() -> str:
     """The git commit of the code, with ``-dirty`` if changed since; unknown outside a checkout."""
     call = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            call, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+    with suppress(OSError, subprocess.SubprocessError):
+        place = Path(__file__).parent
+        return subprocess.check_output(
+            call, cwd=place, stderr=subprocess.DEVNULL, text=True
+        ).strip()
+    return "unknown"
 
 
 def versions() -> dict[str, str | None]:
     """Versions of the packages that results depend on."""
-    return {
-        name: next((own.version for own in distributions(name=name)), None) for name in PACKAGES
-    }
+    found = {name: next(iter(distributions(name=name)), None) for name in PACKAGES}
+    return {name: None if own is None else own.version for name, own in found.items()}
 
 
 def duration(seconds: float) -> str:

@@ -209,7 +209,7 @@ def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[s
     and its folder, in ``runs/`` beside the records. ``jobs`` are made at a time, with one thread
     each.
     """
-    runs_dir = records.folder / "runs"
+    runs_dir = (records.folder / "runs").resolve()  # a worker may be in another folder
     missing, failures = [run for run in runs if is_missing(run, records, grid.references)], []
     runs_dir.mkdir(parents=True, exist_ok=True)
     with _stoppable(), parallel_config("loky", inner_max_num_threads=1), warnings.catch_warnings():

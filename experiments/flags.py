@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, field
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
@@ -19,9 +21,8 @@ from experiments.common import UserError, read_yaml
 
 def opt(default: Any, help: str) -> Any:
     """A field of a dataclass with its default and its meaning."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+    about = {"help": help, "default": default}
+    return field(default_factory=lambda: copy(default), metadata=about)
 
 
 def flag(name: str) -> str:
@@ -51,52 +52,58 @@ class Parser(ArgumentParser):
             exit_on_error=False,
             formatter_class=argparse.HelpFormatter,
         )
-        self.add_argument(
-            "--config", action="config", metavar="FILE", help="YAML file; flags win over it"
-        )
-        group: Any = self
-        items: dict[str, Field] = kind.__dataclass_fields__  # type: ignore[attr-defined]
-        for name, hint in typing.get_type_hints(kind).items():
-            if name in groups:
-                group = self.add_argument_group(groups[name])
-            item, option = items[name], _option(hint)
-            own = item.default if item.default_factory is MISSING else item.default_factory()
-            default = (defaults or {}).get(name, own)
-            shown = "" if default is None or default is False else f"; default: {default}"
-            help = f"{item.metadata['help']}{shown}"
-            group.add_argument(flag(name), **option, default=default, help=help)
+        about = "YAML file; flags win over it"
+        self.add_argument("--config", action="config", metavar="FILE", help=about)
+        hints, group = typing.get_type_hints(kind), cast(Any, self)
+        self.names = hints.keys()
+        for item in fields(kind):
+            if item.name in groups:
+                group = self.add_argument_group(groups[item.name])
+            option = _option(hints[item.name]) | item.metadata
+            option["default"] = default = (defaults or {}).get(item.name, option["default"])
+            if default is not None and default is not False:
+                option["help"] += f"; default: {default}"
+            group.add_argument(flag(item.name), **option)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The help, without a control character of jsonargparse."""
         return super().format_help(formatter).replace(" \b", "")
 
-    def values(self, argv: Sequence[str], closing: Sequence[str] = ()) -> dict[str, Any]:
-        """The value of each field, from these words; flags win over files, ``closing`` over all.
+    def values(
+        self, argv: Sequence[str], adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    ) -> dict[str, Any]:
+        """The value of each field; flags win over files, whose content ``adapt`` may change.
 
         Leaves by ``SystemExit`` after ``--help`` and ``--print_config``.
         """
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        finder.add_argument("--config", action="append", type=Path, default=[])
         try:
-            files, rest = split(argv)
-            words = [*(f"--config={path}" for path in files), *rest, *closing]
+            found, rest = finder.parse_known_args(list(argv))
+            words: list[str] = []
+            for path in found.config:
+                content = adapt(read_yaml(path))
+                for key in sorted(map(str, content.keys() - self.names)):
+                    raise UserError(f"{path} has {key!r}, which is no setting; see --help")
+                words += as_words(content)
             # Through YAML: jsonargparse's checked numbers are classes of their own.
-            values = yaml.safe_load(self.dump(self.parse_args(words)))
+            return yaml.safe_load(self.dump(self.parse_args([*words, *rest])))
+        except UserError as error:
+            raise UserError(f"--config {error}") from error
         except (ArgumentError, argparse.ArgumentError, ValueError, TypeError, OSError) as error:
             raise UserError(_one_line(str(error))) from error
-        values.pop("config", None)
-        return values
 
 
-def split(argv: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The files given by ``--config`` with their content, and the other words."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", action="append", default=[])
-    try:
-        found, rest = parser.parse_known_args(list(argv))
-        return {path: read_yaml(Path(path)) for path in found.config}, rest
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    except UserError as error:
-        raise UserError(f"--config {error}") from error
+def as_words(settings: Mapping[str, Any]) -> list[str]:
+    """``{"lr": 0.1, "resume": False, "name": None} -> ["--lr=0.1", "--no-resume"]``."""
+    words = []
+    for key, value in settings.items():
+        if isinstance(value, bool):
+            words.append(flag(f"{'' if value else 'no_'}{key}"))
+        elif value is not None:
+            text = json.dumps(value) if isinstance(value, list) else value
+            words.append(f"{flag(str(key))}={text}")
+    return words
 
 
 def _option(hint: Any) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
@@ -30,19 +31,18 @@ def report(folder: Path) -> str:
     records = Records(folder)
     text = markdown(records)
     write_text(folder / "table.md", text)
-    with mpl.rc_context(fname=STYLE):
-        save_figure(draw_points(records.runs), folder / "outcome.png")
-        if records.curves["epoch"].nunique() > 1:
-            save_figure(draw_learning(records), folder / "learning.png")
-        if {"train_loss", "processor_seconds"} <= set(records.curves):
-            save_figure(draw_fit(records), folder / "fit.png")
+    save_picture(folder / "outcome.png", draw_points, records.runs)
+    if records.curves["epoch"].nunique() > 1:
+        save_picture(folder / "learning.png", draw_learning, records)
+    if {"train_loss", "processor_seconds"} <= set(records.curves):
+        save_picture(folder / "fit.png", draw_fit, records)
     return text
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a picture, all or nothing."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+def save_picture(path: Path, draw: Callable[..., Figure], *of: Any) -> None:
+    """Writes the picture ``draw(*of)``, in the project's style, all or nothing."""
+    with mpl.rc_context(fname=STYLE), atomic(path) as temporary:
+        draw(*of).savefig(temporary, dpi=130, format="png")
 
 
 # ---- table
@@ -66,11 +66,8 @@ def markdown(records: Records) -> str:
         split += ", a split for each seed" if runs["fingerprint"].nunique() > 1 else ", one split"
         span, valid = "an epoch", f"valid score (mean of the last {LAST} epochs)"
     table = table.loc[:, (table != "").any()]
-    notes = []
-    if "compared with" in table:
-        notes = [
-            "differences are paired by seed, with the standard error of their mean in brackets"
-        ]
+    paired = "differences are paired by seed, with the standard error of their mean in brackets"
+    notes = [paired] if "compared with" in table else []
     if "test, last" in table:
         notes.append(f"last: mean of the last {LAST} epochs")
     keys = ("revision", "threads")
@@ -91,10 +88,13 @@ def markdown(records: Records) -> str:
         names, seeds = (", ".join(map(str, tried[key].unique())) for key in ("setting", "seed"))
         settings = names.split(", ")
         columns = zip(*tried["value"].map(lambda own: json.loads(f"[{own}]")), strict=True)
-        values = "; ".join(", ".join(map(_plain, sorted(set(own), key=_order))) for own in columns)
+        values = "; ".join(
+            ", ".join(["none"] * (None in own) + [str(one) for one in sorted({*own} - {None})])
+            for own in columns
+        )
         configs = runs.groupby("row", sort=False)["config"].first().map(json.loads)
         chosen = ", ".join(
-            " ".join([row, *(_plain(config.get(key)) for key in settings)])
+            " ".join([row, *(str(config.get(key, "none")) for key in settings)])
             for row, config in configs.items()
         )
         lines += [
@@ -104,14 +104,6 @@ def markdown(records: Records) -> str:
             f"which is not in the table: {chosen}.",
         ]
     return "\n".join(lines) + "\n"
-
-
-def _plain(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
-def _order(value: object) -> tuple[str, object]:
-    return type(value).__name__, value
 
 
 def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:
@@ -171,7 +163,7 @@ def difference_text(values: Sequence[float]) -> str:
     return f"{mean(values):+.4f} ± {deviation:.4f} ({deviation / len(values) ** 0.5:.4f})"
 
 
-# ---- figures
+# ---- pictures
 
 COLORS = 7
 """Colours of the style."""
@@ -180,74 +172,65 @@ WIDTH = 7.2
 SHARES = ("ap", "rocauc", "accuracy")
 """Metrics between 0 and 1, whose differences near 1 are shown by a logit scale."""
 TICKS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
+SPAN = 0.2
+"""Least range of an axis of a run, over its largest value: less is no change worth seeing."""
 
 
 def draw_learning(records: Records) -> Figure:
-    """Valid and test score over epochs, the mean over seeds, a line for each row."""
-    first, rows = records.runs.iloc[0], list(records.runs["row"].unique())
-    is_fresh = first.split.startswith(FRESH)
-    drawing = Figure(figsize=(WIDTH, 3.2 + 0.08 * len(rows)))
-    parts = [part for part in ("valid", "test") if records.curves[part].notna().any()]
-    if records.curves["valid"].equals(records.curves["test"]):
+    """Valid and test score over epochs."""
+    first, curves = records.runs.iloc[0], records.curves
+    parts = [part for part in ("valid", "test") if curves[part].notna().any()]
+    if curves["valid"].equals(curves["test"]):
         parts = ["test"]
-    panels = drawing.subplots(1, len(parts), sharey=True, squeeze=False)[0]
-    for axes, part in zip(panels, parts, strict=True):
-        for i, row in enumerate(rows):
-            average = _average(records, row)[part]
-            axes.plot(average.index, average, _style(i), color=f"C{i % COLORS}", label=row)
-        axes.set(xlabel="training step" if is_fresh else "epoch", yscale=_scale(first.metric))
-        axes.set_title(f"{part} {TITLES[first.metric]}, mean over seeds")
+    drawing = _draw_curves(records, [("epoch", part) for part in parts])
+    for axes in drawing.axes:
+        axes.set_xlabel("training step" if first.split.startswith(FRESH) else "epoch")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _add_legend(drawing, panels[0])
     return drawing
 
 
 def draw_fit(records: Records) -> Figure:
-    """Valid score over processor time and over train loss, the mean over seeds, a line a row.
+    """Valid score over processor time and over train loss.
 
     At equal train loss a row that is lower overfits; one whose line ends at a higher train loss
     lacks fit or capacity.
     """
-    first, rows = records.runs.iloc[0], list(records.runs["row"].unique())
-    drawing = Figure(figsize=(WIDTH, 3.2 + 0.08 * len(rows)))
-    left, right = drawing.subplots(1, 2, sharey=True)
-    for i, row in enumerate(rows):
-        average, style = _average(records, row), {"ls": _style(i), "color": f"C{i % COLORS}"}
-        left.plot(average["processor_seconds"].cumsum(), average["valid"], **style, label=row)
-        right.plot(average["train_loss"], average["valid"], **style)
-    left.set(xlabel="processor time of training, seconds", xscale="log", ylabel="valid score")
-    right.set(xlabel="train loss", xscale="log")
-    for axes in (left, right):
-        first_x, last_x = axes.dataLim.intervalx
-        if last_x < 10 * first_x:  # powers of ten would be too few
+    drawing = _draw_curves(records, [("processor_seconds", "valid"), ("train_loss", "valid")])
+    labels = ("processor time of training, seconds", "train loss")
+    for axes, label in zip(drawing.axes, labels, strict=True):
+        axes.set(xlabel=label, xscale="log")
+        low, high = axes.dataLim.intervalx
+        if high < 10 * low:  # powers of ten would be too few
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(
-            title=f"valid {TITLES[first.metric]}, mean over seeds", yscale=_scale(first.metric)
-        )
-        if first.metric in SHARES:
+        if records.runs["metric"].iloc[0] in SHARES:
             axes.set_yscale("logit")
             axes.yaxis.set_major_locator(FixedLocator(TICKS))
             axes.yaxis.set_major_formatter(ScalarFormatter())
             axes.yaxis.set_minor_locator(NullLocator())
-    _add_legend(drawing, left)
+    drawing.axes[0].set_ylabel("valid score")
     return drawing
 
 
-def _add_legend(drawing: Figure, axes: Axes) -> None:
-    """Names the lines of a panel below all panels."""
-    drawing.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-
-
-def _average(records: Records, row: str) -> pd.DataFrame:
-    """The curves of a row, the mean over its seeds."""
-    own = records.curves[records.curves["row"] == row]
-    return own.drop(columns=["row", "seed"]).groupby("epoch").mean()
-
-
-def _style(number: int) -> str:
-    return ("-", "--", ":", "-.")[number // COLORS % 4]
+def _draw_curves(records: Records, columns: Sequence[tuple[str, str]]) -> Figure:
+    """Panels of one column of the curves over another, the mean over seeds, a line for each row."""
+    rows, metric = list(records.runs["row"].unique()), records.runs["metric"].iloc[0]
+    drawing = Figure(figsize=(WIDTH, 3.2 + 0.08 * len(rows)))
+    panels = drawing.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for i, row in enumerate(rows):
+        own = records.curves[records.curves["row"] == row].drop(columns=["row", "seed"])
+        average = own.groupby("epoch", as_index=False).mean()
+        if "processor_seconds" in average:
+            average["processor_seconds"] = average["processor_seconds"].cumsum()
+        style = {"ls": ("-", "--", ":", "-.")[i // COLORS % 4], "color": f"C{i % COLORS}"}
+        for axes, (x, y) in zip(panels, columns, strict=True):
+            axes.plot(average[x], average[y], **style, label=row)
+            axes.set_title(f"{y} {TITLES[metric]}, mean over seeds")
+            axes.set_yscale("log" if metric in SMALL else "linear")
+    lines = panels[0].get_legend_handles_labels()
+    drawing.legend(*lines, loc="outside lower center", ncols=3)
+    return drawing
 
 
 def draw_points(runs: pd.DataFrame) -> Figure:
@@ -267,12 +250,15 @@ def draw_points(runs: pd.DataFrame) -> Figure:
     drawing = Figure(figsize=(WIDTH, 0.3 + sum(sizes)))
     upper, *lower = drawing.subplots(len(panels), 1, height_ratios=sizes, squeeze=False)[:, 0]
     for axes, values in zip((upper, *lower), panels, strict=True):
-        for i, own in enumerate(values.values()):
-            _strip(axes, own, i)
+        for y, own in enumerate(values.values()):
+            axes.plot(own, [y] * len(own), "o", color=f"C{y % COLORS}", alpha=0.6)
+            if own:
+                axes.plot(mean(own), y, "|", color="k", markersize=16)
         axes.set_yticks(range(len(values)), list(values))
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-    upper.set(xscale=_scale(first.metric), title=f"test {TITLES[first.metric]} {epoch}")
+    scale = "log" if first.metric in SMALL else "linear"
+    upper.set(xscale=scale, title=f"test {TITLES[first.metric]} {epoch}")
     for axes in lower:
         epochs = "" if is_fresh else f", mean of the last {LAST} epochs"
         axes.set_title(f"paired difference{epochs}")
@@ -281,14 +267,40 @@ def draw_points(runs: pd.DataFrame) -> Figure:
     return drawing
 
 
-def _scale(metric: str) -> str:
-    return "log" if metric in SMALL else "linear"
-
-
-def _strip(axes: Axes, values: list[float], y: int) -> None:
-    axes.plot(values, [y] * len(values), "o", color=f"C{y % COLORS}", alpha=0.6)
-    if values:
-        axes.plot(sum(values) / len(values), y, "|", color="k", markersize=16)
+def draw_run(metrics: pd.DataFrame, results: dict[str, Any], name: str) -> Figure:
+    """Loss and score of a run of the trainer over its epochs, the best epoch, and the score of the
+    best constant; with EA also step size, momentum and regulariser weight, a line for each EA layer
+    (Figure C.1 of the paper).
+    """
+    score, data, panels = TITLES[results["metric"]], results["data"], {}
+    for title, columns in {
+        "loss": "^(train|valid|test)_loss$",
+        score: f"_{results['metric']}$",
+        "inner step size": "_step_size$",
+        "inner momentum": "_momentum$",
+        "weight of ||y||²": "_regulariser$",
+    }.items():
+        if len((table := metrics.filter(regex=columns)).columns):
+            panels[title] = table
+    rows, across = -(-len(panels) // 3), min(3, len(panels))
+    figure = Figure(figsize=(WIDTH, 0.4 + 2.6 * rows))
+    for place, (title, table) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(rows, across, place)
+        for column in table:  # train_loss: train; conv0_momentum: layer 1
+            part = str(column).partition("_")[0]
+            label = re.sub(r"conv(\d+)", lambda match: f"layer {int(match[1]) + 1}", part)
+            axes.plot(table.index, table[column], "o-" if len(table) < 3 else "-", label=label)
+        best = axes.axvline(results["best_epoch"], color="0.6", lw=1)
+        if title == score:
+            best.set_label("best epoch")
+            axes.axhline(results["chance"], color="0.5", ls="--", label="best constant")
+        low, high = axes.get_ylim()  # so wide that 0.899 to 0.901 does not look like a change
+        missing = max(0.0, SPAN * max(abs(low), abs(high)) - (high - low))
+        axes.set(title=title, xlabel="epoch", ylim=(low - missing / 2, high + missing / 2))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.legend()
+    figure.suptitle(f"{name}   (data: {data['name']}, {data['split']} split)")
+    return figure
 
 
 @command

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("rdkit")
 
-from experiments.studies.molpcba import Study
+from experiments.studies import Study
 from tests.molpcba.conftest import tiny_csv, tiny_root  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parent.parent

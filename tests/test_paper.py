@@ -13,7 +13,7 @@ pytest.importorskip("rdkit")
 
 from experiments import counting, median, studies
 from experiments.molpcba.__main__ import main as train
-from experiments.studies.__main__ import main as study
+from experiments.studies import main as study
 from tests.molpcba.conftest import tiny_csv, tiny_data, tiny_root  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def test_a_command_trains_in_a_folder_of_its_own(
         flags = [own for own in flags if own not in ("--data", "embedded")]
         tiny = [*tiny, "--csv", str(tiny_csv), "--root", str(tiny_root)]
     if module == "experiments.studies":
-        rows = list(studies.molpcba.Study.read(flags[0]).rows)[:2]
+        rows = list(studies.Study.read(flags[0]).rows)[:2]
         flags = [own for own in flags if own not in ("--jobs", "2")]
         tiny = [*tiny, "--rows", *rows]
     assert main([*flags, *tiny]) == 0

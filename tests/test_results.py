@@ -19,7 +19,7 @@ from docs.records import full_tables
 from docs.tables import pages
 from experiments.molpcba.summary import summarise
 from experiments.records import Records
-from experiments.studies.molpcba import SHARED, Study
+from experiments.studies import SHARED, Study
 
 ROOT = Path(__file__).parent.parent
 ABLATIONS = sorted(p for p in ROOT.glob("results/ablations/*") if p.is_dir())

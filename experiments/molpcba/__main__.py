@@ -7,24 +7,28 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 
-from experiments.common import UserError, command, mean_and_deviation, write_text
+from experiments.common import (
+    UserError,
+    command,
+    mean_and_deviation,
+    owned,
+    revision,
+    versions,
+    write_text,
+)
 from experiments.metrics import TITLES
 from experiments.molpcba.config import Config, parse, resolve, to_dict
 from experiments.molpcba.data import load
-from experiments.molpcba.evaluation import chance
-from experiments.molpcba.failures import explained
-from experiments.molpcba.fitting import build_trainer
-from experiments.molpcba.folder import RunFolder, find_run, read_checkpoint
-from experiments.molpcba.history import History
+from experiments.molpcba.fitting import History, build_trainer, explained
+from experiments.molpcba.folder import Results, RunFolder, find_run, read_checkpoint
 from experiments.molpcba.parallel import say
-from experiments.molpcba.pictures import plot_run
-from experiments.molpcba.results import collect, run_table
-from experiments.molpcba.training import MoleculeTraining
+from experiments.molpcba.training import MoleculeTraining, chance
+from experiments.report import draw_run, save_picture
 
 
 @command
@@ -37,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
         run(find_run(argv) if config.resume else config)
 
 
-def run(config: Config, seeds: Sequence[str] = ()) -> dict[str, Any]:
+def run(config: Config, seeds: Sequence[str] = ()) -> Results:
     """Trains, or resumes, as configured; returns the content of ``results.json``.
 
     :class:`RunFolder` lists the files. Ctrl-C and SIGTERM raise ``Interrupted``, which names the
@@ -47,16 +51,13 @@ def run(config: Config, seeds: Sequence[str] = ()) -> dict[str, Any]:
         data = load(config)
         baseline = chance(data)
     config = resolve(config, data.name)
-    folder, checkpoint = RunFolder.of(config), None
+    folder = RunFolder.of(config)
     with explained(f"continue with: {folder.command(*seeds)}"):
         history = History(folder, data.metric)
         trainer = build_trainer(config, history)
         is_first = trainer.is_global_zero
-        with folder.owned(config.resume) if is_first else nullcontext():
-            if config.resume:
-                checkpoint = folder.resume(config, data.fingerprint, is_first)
-            elif is_first:
-                folder.create(config)
+        with owned(folder.path, "--name") if is_first else nullcontext():
+            checkpoint = folder.start(config, data.fingerprint, is_first)
             say(f"data: {data.source}")
             settings = yaml.safe_dump(to_dict(config), default_flow_style=True, width=98)
             say(f"settings: {settings}")
@@ -69,21 +70,44 @@ def run(config: Config, seeds: Sequence[str] = ()) -> dict[str, Any]:
             if is_first:
                 write_text(folder.results, json.dumps(results, indent=2) + "\n")
                 plot_run(folder)
-    say(run_table(results, folder))
+    say(folder.table(results))
     return results
+
+
+def plot_run(folder: RunFolder) -> None:
+    """Draws ``learning.png`` from the records of a run."""
+    metrics = pd.read_csv(folder.metrics, index_col="epoch")
+    save_picture(folder.picture, draw_run, metrics, folder.read_results(), folder.path.name)
+
+
+def collect(config: Config, module: MoleculeTraining, history: History, chance: float) -> Results:
+    """The content of ``results.json`` of a run that was trained and tested."""
+    data, rows, best = module.data, history.rows, history.best()
+    return {
+        "metric": data.metric,
+        "valid": best[f"valid_{data.metric}"],
+        "test": module.scores[f"test_{data.metric}"],
+        "chance": chance,
+        "best_epoch": int(best["epoch"]),
+        "epochs": len(rows),
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        "parameters": module.network.num_parameters,
+        "data": data.describe(),
+        "config": to_dict(config),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "revision": revision(),
+    }
 
 
 def run_seeds(config: Config, argv: Sequence[str]) -> None:
     """Runs ``config.seeds`` seeds from ``config.seed`` upwards and prints mean and deviation.
 
     Each has its own run folder, ``NAME-seedK`` with ``--name NAME``. With ``--resume`` finished
-    runs are taken as they are, and the others are continued or started, with the settings of the
-    first one.
+    runs are kept, and the others continue or start, with the settings of the first one.
     """
     if config.devices * config.nodes > 1:
-        raise UserError(
-            "--seeds runs one after another on one device: with --devices, start each with --seed"
-        )
+        raise UserError("--seeds trains on one device: with --devices, start each with --seed")
     if config.resume and config.name is None:
         raise UserError("--seeds with --resume needs the --name of the runs, without -seedK")
     if config.resume:
@@ -102,10 +126,9 @@ def run_seeds(config: Config, argv: Sequence[str]) -> None:
             one = replace(one, resume=config.resume and folder.config.exists())
             outcomes.append(run(one, seeds))
     title = TITLES[outcomes[0]["metric"]]
-    test, valid = (
-        mean_and_deviation([own[part] for own in outcomes]) for part in ("test", "valid")
-    )
-    say(f"\n{len(outcomes)} seeds: test {title} {test}, valid {title} {valid}")
+    test, valid = ([own[part] for own in outcomes] for part in ("test", "valid"))
+    scores = f"test {title} {mean_and_deviation(test)}, valid {title} {mean_and_deviation(valid)}"
+    say(f"\n{len(outcomes)} seeds: {scores}")
 
 
 if __name__ == "__main__":

@@ -19,21 +19,11 @@ from jsonargparse.typing import (
 )
 
 from experiments.common import DROPPED, UserError
-from experiments.flags import Parser, flag, opt, split
+from experiments.flags import Parser, flag, opt
+from experiments.molpcba.readouts import PARTS, parts_of
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "molpcba" / "presets"
 ADJOINTS = re.compile(r"unrolled|checkpointed|implicit|truncated-[1-9]\d*")
-READOUTS = (
-    "ea", "sum", "mean", "max", "attention", "set2set", "set-transformer", "pna",
-    "deepsets", "pyg-ea",
-)  # fmt: skip
-"""Parts of a readout by name; :mod:`experiments.molpcba.readouts` builds them."""
-ITERATIVE = ("ea", "pyg-ea")
-"""Parts that take ``--steps`` and ``--ea-lr``."""
-SIZED = (*ITERATIVE, "deepsets")
-"""Parts whose output has ``--ea-width`` channels."""
-OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""A user's readout: ``package.module:Name``."""
 REQUIRED = ("width", "layers", "dropout", "epochs", "batch_size", "lr")
 GROUPS = {
     "data": "data",
@@ -43,6 +33,8 @@ GROUPS = {
     "runs_dir": "output",
 }
 """Titles of groups of settings, by the first of each."""
+PLACES = {"root", "csv", "runs_dir", "name", "resume"}
+"""Settings that do not decide a run."""
 
 
 # ruff: noqa: RUF009 (opt is dataclasses.field)
@@ -85,7 +77,7 @@ class Config:
     model: Literal["gin", "gcn"] = opt("gin", "graph network, OGB's reference layers")
     readout: str = opt(
         "ea",
-        f"from nodes to graph: {', '.join(READOUTS)}, a class of yours as package.module:Name, or "
+        f"from nodes to graph: {', '.join(PARTS)}, a class of yours as package.module:Name, or "
         "several joined by +",
     )
     local: Literal["sum", "ea", "sum+ea"] = opt("sum", "aggregation of neighbours")
@@ -153,20 +145,6 @@ class Config:
                 raise UserError(f"{flag(name)} is a folder's name, without '/', got {value!r}")
 
 
-def parts_of(readout: str) -> list[str]:
-    """The parts in a readout's name: ``"ea+mean" -> ["ea", "mean"]``."""
-    names = readout.split("+")
-    for name in names:
-        if name not in READOUTS and not OWN.fullmatch(name):
-            raise UserError(
-                f"--readout must be parts joined by '+', each one of {', '.join(READOUTS)}, or "
-                f"package.module:Name; got {readout!r}"
-            )
-    if len(set(names)) < len(names):
-        raise UserError(f"--readout has a part more than once: {readout!r}")
-    return names
-
-
 def to_dict(config: Config) -> dict[str, Any]:
     """The settings that are not None, as plain values."""
     return {name: value for name, value in asdict(config).items() if value is not None}
@@ -186,12 +164,13 @@ def resolve(config: Config, data_name: str) -> Config:
     for name in REQUIRED:
         if getattr(config, name) is None:
             raise UserError(f"--preset none leaves {flag(name)} open: give it, or another --preset")
-    parts = set(parts_of(config.readout))
-    has_ea = config.local != "sum" or not parts.isdisjoint(ITERATIVE)
+    parts = parts_of(config.readout).values()
+    has_ea = config.local != "sum" or any(part.is_iterative for part in parts)
+    is_sized = any(part.is_sized for part in parts)
     return replace(
         config,
         ea_lr=config.ea_lr if has_ea else None,
-        ea_width=None if parts.isdisjoint(SIZED) else config.ea_width or config.width,
+        ea_width=config.ea_width or config.width if is_sized else None,
         eval_steps=config.eval_steps or config.steps,
         potential_width=config.potential_width or config.width,
         name=config.name or f"{data_name}-{kind_of(asdict(config))}-seed{config.seed}",
@@ -206,21 +185,23 @@ def load_preset(name: str) -> dict[str, Any]:
 def kind_of(settings: dict[str, Any]) -> str:
     """Model, readout and local aggregation in a few words: ``gin-vn-ea15+mean``."""
     model = settings["model"] + ("-vn" if settings["virtual_node"] else "")
-    parts, steps = parts_of(settings["readout"]), settings["steps"]
-    names = [f"{part}{steps}" if part in ITERATIVE else part.split(":")[-1] for part in parts]
-    local = settings["local"]
+    parts, steps, local = parts_of(settings["readout"]), settings["steps"], settings["local"]
+    names = [name.split(":")[-1] + str(steps) * part.is_iterative for name, part in parts.items()]
     return f"{model}-{'+'.join(names)}" + (f"-local-{local}{steps}" if local != "sum" else "")
 
 
-def recorded(content: dict[str, Any], where: object) -> Config:
-    """The resolved settings that a run of this or an older version recorded.
+def as_recorded(content: dict[str, Any]) -> dict[str, Any]:
+    """What a run of this or an older version recorded: settings that no preset fills in.
 
-    A setting that is missing had no effect in that version, as None, or the default, has without a
-    preset.
+    A setting that is missing had no effect then, as None or the default has without a preset.
     """
-    content = {name: value for name, value in content.items() if name not in DROPPED}
+    return {key: own for key, own in content.items() if key not in DROPPED} | {"preset": "none"}
+
+
+def recorded(content: dict[str, Any], where: object) -> Config:
+    """The resolved settings that a run recorded."""
     try:
-        return resolve(Config(**{**content, "preset": "none"}), "")
+        return resolve(Config(**as_recorded(content)), "")
     except TypeError as error:
         raise UserError(f"{where} is of another version, use that: {error}") from error
 
@@ -228,17 +209,14 @@ def recorded(content: dict[str, Any], where: object) -> Config:
 # ---- command line
 
 
-def build_parser() -> Parser:
-    """The parser: one flag for each field of :class:`Config`, and ``--config``."""
-    about = "Train a graph network with Equilibrium Aggregation on molecules."
-    return Parser(Config, "python -m experiments.molpcba", about, GROUPS)
+ABOUT = "Train a graph network with Equilibrium Aggregation on molecules."
+PARSER = Parser(Config, "python -m experiments.molpcba", ABOUT, GROUPS)
 
 
 def parse(argv: Sequence[str]) -> Config:
     """The configuration that the words after ``python -m experiments.molpcba`` describe.
 
-    Leaves by ``SystemExit`` after ``--help`` and ``--print_config``.
+    A file with all settings, also ``resume``, is a run's.
     """
-    # A run's own file, of any version, leaves nothing open: it has all settings, also ``resume``.
-    is_record = any("resume" in content for content in split(argv)[0].values())
-    return Config(**build_parser().values(argv, ["--preset=none"] if is_record else []))
+    given = PARSER.values(argv, lambda own: as_recorded(own) if "resume" in own else own)
+    return Config(**given)

@@ -1,4 +1,4 @@
-"""The run folder: its files, its owner, and the rules for starting, resuming and refusing."""
+"""The run folder: its files, and the rules for starting, resuming and refusing."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from experiments import common
-from experiments.common import UserError
+from experiments.common import UserError, duration
 from experiments.flags import flag
-from experiments.molpcba.config import Config, parse, recorded, to_dict
+from experiments.metrics import TITLES
+from experiments.molpcba.config import PLACES, Config, kind_of, parse, recorded, to_dict
 from experiments.molpcba.parallel import say
+from experiments.records import LAST, Outcome
 
-FREE = {"runs_dir", "name", "resume", "root", "csv", "accelerator"}
+FREE = PLACES | {"accelerator"}
 """Settings that may change when a run is resumed."""
+FIT = "_loss$|^gradient_norm$|^readout_(?!aux)|^processor_seconds$"
+"""Metrics that tell apart lack of fit, overfitting, and an inner loop that fails."""
+SAME = ("metric", "valid", "test", "best_epoch", "epochs", "threads", "parameters", "revision")
+"""Results that records keep as they are."""
+Results = dict[str, Any]
+"""The content of a run's ``results.json``."""
 
 
 class RunFolder:
@@ -45,11 +54,13 @@ class RunFolder:
         """The folder of a named configuration."""
         return cls(Path(config.runs_dir) / str(config.name))
 
-    def read_results(self) -> dict[str, Any]:
+    # ---- what is there
+
+    def read_results(self) -> Results:
         """The content of ``results.json``."""
         return json.loads(self.results.read_text())
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> Config:
         """The resolved settings of the run that is to be resumed."""
         if not self.config.exists():
             raise UserError(
@@ -57,10 +68,30 @@ class RunFolder:
                 "--name and --runs-dir"
             )
         try:
-            content = common.read_yaml(self.config)
+            return recorded(common.read_yaml(self.config), self.config)
         except UserError as error:
             raise UserError(f"{error}: start a new run with --name") from error
-        return to_dict(recorded(content, self.config))
+
+    def outcome(self) -> Outcome:
+        """What records keep of a finished run. One without ``--test-curve`` has no test curve; one
+        made before training was timed by itself has the time of a whole epoch.
+        """
+        results, metrics = self.read_results(), pd.read_csv(self.metrics)
+        metric, data = results["metric"], results["data"]
+        curve = metrics.reindex(columns=["epoch", f"valid_{metric}", f"test_{metric}"])
+        curve = curve.set_axis(["epoch", "valid", "test"], axis=1)
+        last = curve.tail(LAST).mean()
+        record = {
+            **{key: results[key] for key in SAME},
+            **{key: data[key] for key in ("split", "graphs", "fingerprint")},
+            "data": data["name"],
+            "test_last": last["test"],
+            "train_seconds": metrics.get("train_seconds", metrics["seconds"]).median(),
+        }
+        fit = metrics.filter(regex=FIT).map(lambda value: float(f"{value:.5g}"))
+        return Outcome(record, curve.join(fit), last["valid"])
+
+    # ---- what the user is told
 
     def command(self, *flags: str) -> str:
         """The command that continues the run, or with ``--seeds`` the runs of all seeds."""
@@ -69,69 +100,85 @@ class RunFolder:
         words = ["--resume", "--name", name, *place, *flags]
         return "python -m experiments.molpcba " + shlex.join(words)
 
-    def owned(self, resume: bool) -> AbstractContextManager[None]:
-        """Holds the folder against other processes; one that is to be resumed must exist."""
-        if resume:
-            self.read_config()
-        return common.owned(self.path, "--name")
+    def table(self, results: Results) -> str:
+        """The end of a run on the terminal."""
+        data = results["data"]
+        sizes = " / ".join(f"{data['molecules'][part]:,}" for part in ("train", "valid", "test"))
+        return f"""
+run      {self.path}
+data     {data["name"]}, split {data["split"]}: {sizes}
+model    {kind_of(results["config"])}, {results["parameters"]:,} parameters
+time     {duration(results["seconds"])} for {results["epochs"]} epochs
+{TITLES[results["metric"]]:8s} valid {results["valid"]:.4f}   test {results["test"]:.4f}   \
+(best-valid epoch {results["best_epoch"]}; chance {results["chance"]:.4f})
 
-    def create(self, config: Config) -> None:
-        """Starts the run; its configuration decides it, no preset fills in anything."""
-        if self.config.exists():
+picture  {self.picture}
+predict  python -m experiments.molpcba.predict --checkpoint {shlex.quote(str(self.path))} \
+--smiles FILE
+compare  python -m experiments.molpcba.summary {shlex.quote(str(self.path.parent))}
+continue {self.command("--epochs", str(2 * results["epochs"]))}"""
+
+    # ---- start and resume
+
+    def start(self, config: Config, fingerprint: str, is_owner: bool) -> Path | None:
+        """Starts the run, or resumes it from the checkpoint that is returned, if any.
+
+        The owner of the folder writes the configuration; no preset fills in anything. One with
+        other ``epochs`` makes a finished run unfinished.
+
+        Raises:
+            UserError: when there is a run that is not to be resumed, or one of other settings or
+                other data.
+        """
+        is_changed, done = True, 0
+        if config.resume:
+            is_changed, done = self._check(config, fingerprint)
+        elif is_owner and self.config.exists():
             raise UserError(
                 f"{self.path} already has a run: --resume continues it or shows its results, "
                 "--name starts a new one"
             )
-        self._write(config)
+        if is_owner and is_changed:
+            settings = to_dict(replace(config, preset="none", resume=False))
+            del settings["name"], settings["runs_dir"]  # of this run, not of one that repeats it
+            common.write_text(self.config, yaml.safe_dump(settings, sort_keys=False))
+            self.results.unlink(missing_ok=True)
+        return self.last if done else None
 
-    def _write(self, config: Config) -> None:
-        settings = to_dict(replace(config, preset="none", resume=False))
-        del settings["name"], settings["runs_dir"]  # of this run, not of one that repeats it
-        common.write_text(self.config, yaml.safe_dump(settings, sort_keys=False))
-
-    def resume(self, config: Config, fingerprint: str, is_owner: bool) -> Path | None:
-        """The checkpoint from which the run goes on; None: there is none yet.
-
-        With other ``epochs`` the owner of the folder changes its configuration, and the run counts
-        as unfinished.
-
-        Raises:
-            UserError: when settings or data are not those that the run was started with.
-        """
-        then = self.read_config()
-        for key, now in differences(then, config).items():
+    def _check(self, config: Config, fingerprint: str) -> tuple[bool, int]:
+        """Whether the run is extended by ``config``, and the epochs that are done."""
+        then, done = self.read_config(), 0
+        for key, (old, new) in differences(then, config).items():
             raise UserError(
-                f"{self.path} was started with {flag(key)} {then.get(key)}, not {now}: leave the "
-                "flag out to continue it, or start a new run with --name"
+                f"{self.path} was started with {flag(key)} {old}, not {new}: leave the flag out to "
+                "continue it, or start a new run with --name"
             )
-        checkpoint = read_checkpoint(self.last) if self.last.exists() else None
-        if checkpoint and checkpoint["pyg_ea"]["fingerprint"] != fingerprint:
-            raise UserError(
-                f"{self.path} was trained on other data or another split (its fingerprint is not "
-                f"{fingerprint}): give the same, or start a new run with --name"
-            )
-        if config.epochs != then["epochs"]:
-            done = checkpoint["epoch"] + 1 if checkpoint else 0
-            if config.epochs < done:
+        if self.last.exists():
+            checkpoint = read_checkpoint(self.last)
+            done = checkpoint["epoch"] + 1
+            if checkpoint["pyg_ea"]["fingerprint"] != fingerprint:
                 raise UserError(
-                    f"{self.path} has {done} epochs already, which is more than --epochs "
-                    f"{config.epochs}: give more, or start a new run with --name"
+                    f"{self.path} was trained on other data or another split (its fingerprint is "
+                    f"not {fingerprint}): give the same, or start a new run with --name"
                 )
-            note = f"note: {config.epochs} epochs instead of {then['epochs']}, {done} are done"
+        if config.epochs < done and config.epochs != then.epochs:
+            raise UserError(
+                f"{self.path} has {done} epochs already, which is more than --epochs "
+                f"{config.epochs}: give more, or start a new run with --name"
+            )
+        if config.epochs != then.epochs:
+            note = f"note: {config.epochs} epochs instead of {then.epochs}, {done} are done"
             if config.schedule == "cosine":
                 note += "; from here on the learning rate is that of a cosine schedule over all"
             say(note)
-            if is_owner:
-                self._write(config)
-                self.results.unlink(missing_ok=True)
-        return self.last if checkpoint else None
+        return config.epochs != then.epochs, done
 
 
-def differences(then: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Settings of ``config``, by name, that a run with the settings ``then`` cannot change to."""
-    now = to_dict(config) | {"preset": "none"}
-    keys = sorted((then.keys() | now.keys()) - FREE - {"epochs"})
-    return {key: now.get(key) for key in keys if then.get(key) != now.get(key)}
+def differences(then: Config, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings of a run, by name, that cannot change to those of ``config``, and both values."""
+    old, new = to_dict(then), to_dict(replace(config, preset=then.preset))
+    keys = sorted((old.keys() | new.keys()) - FREE - {"epochs"})
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def find_run(argv: Sequence[str]) -> Config:
@@ -141,18 +188,19 @@ def find_run(argv: Sequence[str]) -> Config:
     """
     given = parse(argv)
 
-    def config_of(run: RunFolder) -> Config:
+    def settings(run: RunFolder) -> tuple[Config, Config]:
+        """As recorded, and with those given."""
         place = ["--runs-dir", given.runs_dir, "--name", run.path.name]
-        return parse(["--config", str(run.config), *argv, *place])
+        words = ["--config", str(run.config), *argv, "--preset=none", *place]
+        return run.read_config(), parse(words)
 
     if given.name is not None:
-        RunFolder.of(given).read_config()
-        return config_of(RunFolder.of(given))
+        return settings(RunFolder.of(given))[1]
     runs = [RunFolder(path.parent) for path in Path(given.runs_dir).glob("*/config.yaml")]
     for run in sorted(runs, key=lambda run: run.path.stat().st_mtime, reverse=True):
         with suppress(UserError):  # a run of another version
-            config = config_of(run)
-            if not differences(run.read_config(), config):
+            then, config = settings(run)
+            if not differences(then, config):
                 say(f"resuming {run.path}")
                 return config
     raise UserError(
@@ -163,19 +211,16 @@ def find_run(argv: Sequence[str]) -> Config:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of the trainer, on the CPU."""
+    ways_out = {
+        "last.ckpt": "delete it to repeat the run with --resume, or copy best.ckpt over it to go "
+        "on from the best epoch",
+        "best.ckpt": "repeat the run under another --name; last.ckpt beside it has the last epoch",
+    }
     try:
         checkpoint = common.load(path)
     except UserError as error:
-        if not path.exists():
-            raise
-        ways_out = {
-            "last.ckpt": "delete it to repeat the run with --resume, or copy best.ckpt over it to "
-            "go on from the best epoch",
-            "best.ckpt": "repeat the run under another --name; last.ckpt beside it has the last "
-            "epoch",
-        }
-        way_out = ways_out.get(path.name, "get it again")
-        raise UserError(f"{error}: {way_out}") from error
+        way_out = f": {ways_out.get(path.name, 'get it again')}" if path.exists() else ""
+        raise UserError(f"{error}{way_out}") from error
     if "pyg_ea" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of python -m experiments.molpcba")
     return checkpoint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
@@ -13,10 +13,11 @@ from torch_geometric.nn import global_add_pool
 from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.resolver import aggregation_resolver
 
+import pyg_ea
 from experiments.molpcba.config import Config
 from experiments.molpcba.parallel import BatchNorm
-from experiments.molpcba.readouts import build_local, build_readout
-from pyg_ea import EAConv
+from experiments.molpcba.readouts import Sizes, output_size, parts_of
+from pyg_ea import NormedMultiAggregation
 from pyg_ea.conv import GINForm
 
 
@@ -77,6 +78,11 @@ class MoleculeNetwork(nn.Module):
             x = F.dropout(x if i == last else torch.relu(x), self.dropout, self.training)
         return x
 
+    @property
+    def num_parameters(self) -> int:
+        """Number of the parameters that are trained."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
     def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The error of each label, 0 where it is missing: ``[S, tasks]``, float32 or wider."""
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
@@ -95,15 +101,50 @@ class MoleculeNetwork(nn.Module):
         self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
 
-def build_conv(config: Config, width: int) -> EAConv:
+def ea_settings(config: Config) -> dict[str, Any]:
+    """Arguments of :class:`EAAggregation` besides its sizes."""
+    kind, _, last = config.adjoint.partition("-")
+    adjoint = getattr(pyg_ea, kind.capitalize())  # Unrolled, Checkpointed, Implicit, Truncated
+    start = config.inner_lr, config.inner_momentum
+    return {
+        "hidden_channels": config.potential_width,
+        "steps": config.steps,
+        "eval_steps": config.eval_steps,
+        "prior": pyg_ea.L2Prior(config.regulariser),
+        "solver": pyg_ea.NesterovSolver(*start, config.inner_gtol, config.inner_clip),
+        "adjoint": adjoint(int(last)) if last else adjoint(),
+    }
+
+
+def build_conv(config: Config, width: int) -> pyg_ea.EAConv:
     """OGB's layer for molecules; the sum over neighbours may be EA."""
-    aggr: Aggregation | str = build_local(config, width)
+    aggr: Aggregation | str = "sum"
+    if config.local == "sum+ea":
+        aggr = pyg_ea.SumEAAggregation(width, **ea_settings(config))
+    elif config.local == "ea":
+        aggr = pyg_ea.EAAggregation(width, width, **ea_settings(config))
     if config.message_norm:
         aggr = NormedMessages(aggr, width)
     form: GINForm | Literal["gcn"] = "gcn"
     if config.model == "gin":
         form = GINForm(width, width, nn.Sequential(*_hidden(width), nn.Linear(2 * width, width)))
-    return EAConv(width, width, form, edge_encoder=BondEncoder(width), aggr=aggr)
+    return pyg_ea.EAConv(width, width, form, edge_encoder=BondEncoder(width), aggr=aggr)
+
+
+def build_readout(config: Config, width: int, nodes: Tensor | None) -> NormedMultiAggregation:
+    """The readout that a resolved configuration names, for node features of that width.
+
+    The norm behind each part decides whether EA learns, and it helps the others too: they all get
+    the same. ``nodes`` are the numbers of nodes of the training graphs, None where a checkpoint
+    holds what depends on them.
+    """
+    nodes = torch.ones(1, dtype=torch.long) if nodes is None else nodes
+    sizes = Sizes(width, config.ea_width or width, nodes, ea_settings(config))
+    parts = parts_of(config.readout)
+    layers = [part.build(sizes) for part in parts.values()]
+    channels = [output_size(layer, name, width) for layer, name in zip(layers, parts, strict=True)]
+    norm = nn.LayerNorm if config.readout_norm == "layer" else nn.Identity
+    return NormedMultiAggregation(layers, channels, norm)
 
 
 class NormedMessages(Aggregation):
@@ -113,16 +154,9 @@ class NormedMessages(Aggregation):
         super().__init__()
         self.norm, self.aggr = nn.LayerNorm(width), aggregation_resolver(aggr)
 
-    def forward(
-        self,
-        x: Tensor,
-        index: Tensor | None = None,
-        ptr: Tensor | None = None,
-        dim_size: int | None = None,
-        dim: int = -2,
-    ) -> Tensor:
+    def forward(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
         """As any aggregation of PyG."""
-        return self.aggr(self.norm(x), index, ptr, dim_size, dim)
+        return self.aggr(self.norm(x), *given, **named)
 
 
 class VirtualNode(nn.Module):

@@ -21,7 +21,7 @@ from experiments.molpcba.config import recorded
 from experiments.molpcba.data import PackedGraphs
 from experiments.molpcba.data.columns import FIRST_SPACE, SPACE, SPACES, Columns, read_columns, some
 from experiments.molpcba.data.molecules import is_smiles, pack, read_molecules
-from experiments.molpcba.failures import explained
+from experiments.molpcba.fitting import explained
 from experiments.molpcba.folder import RunFolder, read_checkpoint
 from experiments.molpcba.model import MoleculeNetwork
 
@@ -133,6 +133,7 @@ def predict_file(given: argparse.Namespace) -> str:
 
 
 @command
+@explained()
 def main(argv: Sequence[str]) -> None:
     """Predicts for a file of SMILES."""
     parser = argparse.ArgumentParser(
@@ -149,9 +150,7 @@ def main(argv: Sequence[str]) -> None:
     add("--out", type=Path, default=Path("predictions.csv"), help=f"table to write {default}")
     add("--overwrite", action="store_true", help="replace the file of --out if it exists")
     add("--batch-size", type=PositiveInt, default=256, help=f"molecules of a batch {default}")
-    given = parser.parse_args(argv)
-    with explained():
-        print(predict_file(given))
+    print(predict_file(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

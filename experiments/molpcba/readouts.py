@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from importlib import import_module
+from functools import partial
 from inspect import signature
 from math import gcd
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,108 +16,108 @@ from torch_geometric.nn import aggr
 from torch_geometric.nn.aggr import Aggregation
 
 from experiments.common import UserError
-from experiments.molpcba.config import Config, parts_of
-from pyg_ea import (
-    Checkpointed,
-    EAAggregation,
-    Implicit,
-    L2Prior,
-    NesterovSolver,
-    NormedMultiAggregation,
-    SumEAAggregation,
-    Truncated,
-    Unrolled,
-)
+from pyg_ea import EAAggregation
+
+OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""A user's readout: ``package.module:Name``."""
 
 
-def build_ea(config: Config, in_channels: int, out_channels: int) -> EAAggregation:
-    """Equilibrium Aggregation between vectors of these sizes, as configured."""
-    return EAAggregation(in_channels, out_channels, **_ea_settings(config))
+class Sizes(NamedTuple):
+    """What a readout is built from."""
+
+    width: int  # of a node
+    out: int  # of the vector, where the readout leaves that open
+    nodes: Tensor  # number of nodes of each training graph
+    ea: dict[str, Any]  # settings of EAAggregation
 
 
-def build_local(config: Config, width: int) -> Aggregation | str:
-    """The aggregation of neighbours, as configured."""
-    if config.local == "sum+ea":
-        return SumEAAggregation(width, **_ea_settings(config))
-    return build_ea(config, width, width) if config.local == "ea" else "sum"
-
-
-def _ea_settings(config: Config) -> dict[str, Any]:
-    kind, _, last = config.adjoint.partition("-")
-    adjoints = {"unrolled": Unrolled, "checkpointed": Checkpointed, "implicit": Implicit}
-    return {
-        "hidden_channels": config.potential_width,
-        "steps": config.steps,
-        "eval_steps": config.eval_steps,
-        "prior": L2Prior(config.regulariser),
-        "solver": NesterovSolver(
-            config.inner_lr, config.inner_momentum, config.inner_gtol, config.inner_clip
-        ),
-        "adjoint": Truncated(int(last)) if kind == "truncated" else adjoints[kind](),
-    }
-
-
-def _pyg_ea(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+def _pyg_ea(sizes: Sizes) -> Aggregation:
     """PyG's own EA, without training its three biases that cannot get a gradient."""
-    hidden = config.potential_width
-    layer = aggr.EquilibriumAggregation(
-        width, config.ea_width or width, [2 * hidden, hidden], grad_iter=config.steps
-    )
+    hidden, steps = sizes.ea["hidden_channels"], sizes.ea["steps"]
+    layer = aggr.EquilibriumAggregation(sizes.width, sizes.out, [2 * hidden, hidden], steps)
     for linear in (layer.potential.layers[-1], *layer.potential.res_trans[-2:]):
         linear.bias.requires_grad_(False)
     return layer
 
 
-def _attention(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+def _attention(sizes: Sizes) -> Aggregation:
+    width = sizes.width
     gate = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
     return aggr.AttentionalAggregation(gate)
 
 
-def _set_transformer(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+def _set_transformer(sizes: Sizes) -> Aggregation:
     """Its pooling by attention, one seed; its encoder would be a further layer of the network."""
+    heads = gcd(sizes.width, 4)
     return aggr.SetTransformerAggregation(
-        width, num_seed_points=1, num_encoder_blocks=0, num_decoder_blocks=0, heads=gcd(width, 4)
+        sizes.width, num_seed_points=1, num_encoder_blocks=0, num_decoder_blocks=0, heads=heads
     )
 
 
-def _pna(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+def _pna(sizes: Sizes) -> Aggregation:
+    """Its scalers are relative to the number of nodes of the training graphs."""
     scalers = ["identity", "amplification", "attenuation"]
-    degrees = graph_sizes.bincount()
+    degrees = sizes.nodes.bincount()
     return aggr.DegreeScalerAggregation(["mean", "min", "max", "std"], scalers, deg=degrees)
 
 
-def _deep_sets(config: Config, width: int, graph_sizes: Tensor) -> Aggregation:
+def _deep_sets(sizes: Sizes) -> Aggregation:
     """The sum over nodes of an MLP. Norm and head are the second network of Deep Sets."""
-    size = config.ea_width or width
-    return aggr.DeepSetsAggregation(
-        nn.Sequential(nn.Linear(width, size), nn.ReLU(), nn.Linear(size, size))
-    )
+    first, second = nn.Linear(sizes.width, sizes.out), nn.Linear(sizes.out, sizes.out)
+    return aggr.DeepSetsAggregation(nn.Sequential(first, nn.ReLU(), second))
 
 
-PARTS: dict[str, Callable[[Config, int, Tensor], Aggregation]] = {
-    "ea": lambda config, width, _: build_ea(config, width, config.ea_width or width),
-    "sum": lambda config, width, _: aggr.SumAggregation(),
-    "mean": lambda config, width, _: aggr.MeanAggregation(),
-    "max": lambda config, width, _: aggr.MaxAggregation(),
-    "attention": _attention,
-    "set2set": lambda config, width, _: aggr.Set2Set(width, processing_steps=3),
-    "set-transformer": _set_transformer,
-    "pna": _pna,
-    "deepsets": _deep_sets,
-    "pyg-ea": _pyg_ea,
+class Part(NamedTuple):
+    """How a part of a readout is built, whether it takes ``--steps`` and ``--ea-lr``, and whether
+    its vector has ``--ea-width`` channels.
+    """
+
+    build: Callable[[Sizes], Aggregation]
+    is_iterative: bool = False
+    is_sized: bool = False
+
+
+PARTS = {
+    "ea": Part(lambda own: EAAggregation(own.width, own.out, **own.ea), True, True),
+    "sum": Part(lambda own: aggr.SumAggregation()),
+    "mean": Part(lambda own: aggr.MeanAggregation()),
+    "max": Part(lambda own: aggr.MaxAggregation()),
+    "attention": Part(_attention),
+    "set2set": Part(lambda own: aggr.Set2Set(own.width, processing_steps=3)),
+    "set-transformer": Part(_set_transformer),
+    "pna": Part(_pna),
+    "deepsets": Part(_deep_sets, is_sized=True),
+    "pyg-ea": Part(_pyg_ea, True, True),
 }
-"""Builders, from settings, node width and graph sizes, by the names that ``--readout`` takes."""
+"""The names that ``--readout`` takes."""
 
 
-def build_own(name: str, width: int) -> Aggregation:
+def parts_of(readout: str) -> dict[str, Part]:
+    """The parts in a readout's name, ``"ea+mean"`` for example, in order.
+
+    Raises:
+        UserError: if one is unknown or stands there twice.
+    """
+    names = readout.split("+")
+    for name in names:
+        if name not in PARTS and not OWN.fullmatch(name):
+            raise UserError(
+                f"--readout must be parts joined by '+', each one of {', '.join(PARTS)}, or "
+                f"package.module:Name; got {readout!r}"
+            )
+    if len(set(names)) < len(names):
+        raise UserError(f"--readout has a part more than once: {readout!r}")
+    return {name: PARTS.get(name) or Part(partial(build_own, name)) for name in names}
+
+
+def build_own(name: str, sizes: Sizes) -> Aggregation:
     """A user's readout ``package.module:Name``, built as ``Name(width)``.
 
     Raises:
         UserError: if there is no such class, or it is not built like that.
     """
-    module, _, own = name.partition(":")
     try:
-        kind = getattr(import_module(module), own)
+        kind = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"--readout {name} cannot be imported ({error}): expected package.module:Name, the "
@@ -124,12 +126,11 @@ def build_own(name: str, width: int) -> Aggregation:
     if not isinstance(kind, type) or not issubclass(kind, Aggregation):
         raise UserError(f"--readout {name} must be a class derived from PyG's Aggregation")
     try:
-        signature(kind).bind(width)
+        signature(kind).bind(sizes.width)
     except TypeError as error:
-        raise UserError(
-            f"--readout {name} is built with one argument, the size of a node: {error}"
-        ) from error
-    return kind(width)
+        what = f"--readout {name} is built with one argument, the size of a node"
+        raise UserError(f"{what}: {error}") from error
+    return kind(sizes.width)
 
 
 @torch.no_grad()
@@ -149,21 +150,3 @@ def output_size(layer: Aggregation, name: str, width: int) -> int:
             "graphs"
         )
     return y.shape[1]
-
-
-def build_readout(config: Config, width: int, graph_sizes: Tensor | None) -> NormedMultiAggregation:
-    """The readout that a resolved configuration names, for node features of that width.
-
-    The norm behind each part decides whether EA learns, and it helps the others too: they all get
-    the same. PNA's scalers are relative to the number of nodes of each training graph (None where
-    a checkpoint holds their averages). A class of the user's is built with the node width alone.
-    """
-    names = parts_of(config.readout)
-    nodes = torch.ones(1, dtype=torch.long) if graph_sizes is None else graph_sizes
-    layers = [
-        PARTS[name](config, width, nodes) if name in PARTS else build_own(name, width)
-        for name in names
-    ]
-    sizes = [output_size(layer, name, width) for layer, name in zip(layers, names, strict=True)]
-    norm = nn.LayerNorm if config.readout_norm == "layer" else nn.Identity
-    return NormedMultiAggregation(layers, sizes, norm)

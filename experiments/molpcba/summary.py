@@ -12,7 +12,6 @@ from pathlib import Path
 from experiments.common import DROPPED, UserError, command, owned
 from experiments.metrics import LOWER_IS_BETTER
 from experiments.molpcba.folder import FREE, RunFolder
-from experiments.molpcba.results import outcome
 from experiments.records import Records, Run, check_equal
 from experiments.report import report
 
@@ -27,33 +26,27 @@ def summarise(paths: Sequence[Path], out: Path) -> str:
     best comes first. Records of an earlier summary in ``out`` are replaced.
     """
     found = [sorted(path.glob(own)) for path in paths for own in ("results.json", "*/results.json")]
-    runs = [RunFolder(path) for path in dict.fromkeys(own.parent for own in chain(*found))]
-    if not runs:
-        raise UserError(
-            "no finished run in the folders given; expected runs/NAME folders, or a folder of them"
-        )
+    folders = [RunFolder(path) for path in dict.fromkeys(own.parent for own in chain(*found))]
+    if not folders:
+        raise UserError("no finished run there; expected runs/NAME folders, or a folder of them")
     with owned(out, "--out"):
-        _record(runs, out)
+        records = Records(out)
+        records.check_same({"study": "summary"})
+        records.runs, records.curves = records.runs[:0], records.curves[:0]
+        for folder in folders:
+            config, made = folder.read_results()["config"], folder.outcome()
+            same = {key: made.record[key] for key in ("data", "split", "fingerprint")}
+            records.check_same(same)
+            seed, name = config["seed"], config["name"]
+            row = name.removeprefix(f"{same['data']}-").removesuffix(f"-seed{seed}")
+            run = Run(row, seed, {k: v for k, v in config.items() if k not in NO_SETTING}, row)
+            for other in records.runs.loc[records.runs["row"] == row, "config"]:
+                check_equal(f"{folder.path}, row {row}", run.settings, json.loads(other))
+            records.add("summary", run, made)
+        means = records.runs.groupby("row")["test"].mean()
+        is_lower_better = records.runs["metric"].iloc[0] in LOWER_IS_BETTER
+        records.write(list(means.sort_values(ascending=is_lower_better).index))
         return report(out)
-
-
-def _record(runs: Sequence[RunFolder], out: Path) -> None:
-    records = Records(out)
-    records.check_same({"study": "summary"})
-    records.runs, records.curves = records.runs[:0], records.curves[:0]
-    for folder in runs:
-        config, made = folder.read_results()["config"], outcome(folder)
-        same = {key: made.record[key] for key in ("data", "split", "fingerprint")}
-        records.check_same(same)
-        seed, name = config["seed"], config["name"]
-        row = name.removeprefix(f"{same['data']}-").removesuffix(f"-seed{seed}")
-        run = Run(row, seed, {k: v for k, v in config.items() if k not in NO_SETTING}, row)
-        for other in records.runs.loc[records.runs["row"] == row, "config"]:
-            check_equal(f"{folder.path}, row {row}", run.settings, json.loads(other))
-        records.add("summary", run, made)
-    means = records.runs.groupby("row")["test"].mean()
-    is_lower_better = records.runs["metric"].iloc[0] in LOWER_IS_BETTER
-    records.write(list(means.sort_values(ascending=is_lower_better).index))
 
 
 @command

@@ -1,13 +1,15 @@
-"""The training task: loss, optimiser, scores."""
+"""The training task: loss, optimiser, scores, and the measures of an epoch."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from ogb.graphproppred import Evaluator
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn.aggr import EquilibriumAggregation
@@ -15,16 +17,17 @@ from torch_geometric.nn.aggr import EquilibriumAggregation
 from experiments.common import UserError
 from experiments.molpcba.config import Config, to_dict
 from experiments.molpcba.data import GraphLoader, MoleculeData
-from experiments.molpcba.evaluation import score
-from experiments.molpcba.measures import ea_layers, epoch_means, inner_loops
 from experiments.molpcba.model import MoleculeNetwork
 from experiments.molpcba.parallel import gather, sum_over_processes, world_size
-from pyg_ea import L2Prior, auxiliary_loss, collect_solutions, parameter_groups
+from pyg_ea import EAAggregation, L2Prior, auxiliary_loss, collect_solutions, parameter_groups
 
 NOT_FINITE = (
     "lower --lr or --inner-lr, or set --gradient-clip 1 or --inner-clip 10; checkpoints of the "
     "epochs before are kept"
 )
+
+EVALUATORS = {"ap": "ogbg-molpcba", "rocauc": "ogbg-molhiv", "rmse": "ogbg-molesol"}
+"""Metric -> the OGB data set whose evaluator computes it."""
 
 
 class MoleculeTraining(L.LightningModule):
@@ -91,12 +94,8 @@ class MoleculeTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam (with decoupled weight decay, 0 by default) and its schedule, step by step."""
         config = self.config
-        optimizer = torch.optim.AdamW(
-            self._parameter_groups(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        groups, decay = self._parameter_groups(), config.weight_decay
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=decay, fused=True)
         total = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:
@@ -124,16 +123,9 @@ class MoleculeTraining(L.LightningModule):
 
     def _loader(self, part: str, shuffle: bool = False) -> GraphLoader:
         self.graphs = self.graphs.to(self.device)
-        return GraphLoader(
-            self.graphs,
-            self.data.splits[part],
-            self.config.batch_size,
-            shuffle=shuffle,
-            seed=self.config.seed,
-            epoch=self.current_epoch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
+        index, size, seed = self.data.splits[part], self.config.batch_size, self.config.seed
+        place = self.trainer.global_rank, self.trainer.world_size, self.current_epoch
+        return GraphLoader(self.graphs, index, size, shuffle, seed, *place)
 
     def train_dataloader(self) -> GraphLoader:
         """Batches in an order that seed and epoch fix."""
@@ -196,3 +188,69 @@ class MoleculeTraining(L.LightningModule):
             "units": self.data.units,
             "config": to_dict(self.config),
         }
+
+
+# ---- scores and measures
+
+
+def score(metric: str, labels: Tensor, outputs: Tensor, scale: Tensor | float = 1.0) -> float:
+    """The mean score over tasks of ``outputs [G, tasks]``; ``labels`` are NaN where missing.
+
+    ``scale`` is the unit of real values.
+    """
+    evaluator = Evaluator(EVALUATORS[metric])
+    evaluator.num_tasks = labels.shape[1]  # OGB's evaluator counts the tasks of its own set
+    pair = {"y_true": labels.double() * scale, "y_pred": outputs.double() * scale}
+    return float(evaluator.eval(pair)[metric])
+
+
+def chance(data: MoleculeData) -> float:
+    """The test score of the best constant; a ``UserError`` where a part cannot be scored."""
+    for part in data.splits:
+        labels = data.labels(part)
+        both = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
+        if not (labels.isfinite().any(dim=0).all() if data.metric == "rmse" else both.any()):
+            raise UserError(
+                f"the {part} part ({len(labels)} molecules) cannot be scored: it needs a task with "
+                "a positive and a negative label, or, in a regression, a label in each task; use "
+                "more molecules or another --split"
+            )
+    labels = data.labels("test")
+    best = labels.double().nanmean(dim=0).expand_as(labels)
+    return score(data.metric, labels, best, data.scale)
+
+
+def epoch_means(steps: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """Means over steps and processes, by name, from the sum and the count ``[2]`` of each step."""
+    own = torch.stack([torch.stack(list(step.values())) for step in steps])  # [steps, names, 2]
+    sums, counts = torch.stack(gather(own.cpu().double().sum(dim=0))).sum(dim=0).T
+    return dict(zip(steps[0], (sums / counts.clamp(min=1)).tolist(), strict=True))
+
+
+def ea_layers(network: nn.Module) -> dict[str, EAAggregation]:
+    """The EA layers by short name: ``readout``, ``conv0``, ``conv1``, ..."""
+    layers = {}
+    for path, module in network.named_modules():
+        if isinstance(module, EAAggregation):
+            part, number, *_ = path.split(".")
+            layers[f"conv{number}" if part == "convs" else part] = module
+    return layers
+
+
+@torch.no_grad()
+def inner_loops(layers: dict[str, EAAggregation]) -> dict[str, Tensor]:
+    """What the inner loops just did, summed over segments, and the number of segments: ``[2]``.
+
+    ``gradient`` is the mean square of the last inner step's gradient, ``steps`` the number of steps
+    in which y moved; ``converged`` and ``diverged`` become shares of segments.
+    """
+    terms = {}
+    for name, layer in layers.items():
+        solution = layer.solution
+        assert solution is not None
+        measures = {"gradient": solution.gradient_mean_square, "steps": solution.steps}
+        measures |= {"converged": solution.converged, "diverged": solution.diverged}
+        occupied = solution.occupied.float()
+        for key, value in measures.items():
+            terms[f"{name}_{key}"] = torch.stack([value.float() @ occupied, occupied.sum()])
+    return terms

@@ -23,7 +23,7 @@ import lightning as L
 
 from experiments import common
 from experiments.molpcba import __main__ as program
-from experiments.molpcba import history
+from experiments.molpcba import fitting
 from experiments.molpcba.training import MoleculeTraining
 
 BEGINNINGS: dict[CodeType, str] = {
@@ -31,7 +31,7 @@ BEGINNINGS: dict[CodeType, str] = {
     L.Trainer.fit.__code__: "training",
     MoleculeTraining.validation_step.__code__: "evaluation",
     MoleculeTraining.on_validation_epoch_end.__code__: "evaluation",
-    history.History.on_train_epoch_end.__code__: "checkpointing",
+    fitting.History.on_train_epoch_end.__code__: "checkpointing",
     common.save.__code__: "checkpointing",
     program.collect.__code__: "results",
     common.write_text.__code__: "results",

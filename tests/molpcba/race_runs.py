@@ -20,7 +20,7 @@ import pandas as pd
 import yaml
 
 from experiments.molpcba import __main__ as program
-from experiments.molpcba.history import History
+from experiments.molpcba.fitting import History
 
 RATES = ("0.01", "0.02", "0.04", "0.08")
 FLAGS = "--width 8 --layers 1 --steps 1 --epochs 3 --batch-size 32 --readout mean --name run"

@@ -12,11 +12,12 @@ import torch
 import yaml
 
 from experiments.common import UserError
+from experiments.flags import as_words
 from experiments.molpcba.__main__ import main
 from experiments.molpcba.config import (
+    PARSER,
     PRESETS,
     Config,
-    build_parser,
     load_preset,
     parse,
     resolve,
@@ -73,7 +74,9 @@ NESTED = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in ran
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rate: 0.1\n", "learning_rate"),
+        ("learning_rate: 0.1\n", "bad.yaml has 'learning_rate', which is no setting"),
+        ("config: bad.yaml\n", "has 'config', which is no setting"),
+        ("help: true\n1: 2\n", "has '1', which is no setting"),
         ("lr: [1, 2]\n", "--lr"),
         ("lr: : 3\n", "is not YAML"),
         ("- 1\n", "has no settings"),
@@ -100,7 +103,7 @@ def test_a_configuration_that_is_no_file_is_refused(path):
 
 
 def test_every_setting_has_a_flag_a_meaning_and_is_printed(capsys):
-    text = build_parser().format_help()
+    text = PARSER.format_help()
     assert text.replace("\n", "").isprintable()
     assert not re.search("type:|Literal|Positive|NonNegative|Interval|None|null", text)
     assert all(f"\n{title}:\n" in text for title in ("data", "network", "training", "output"))
@@ -159,7 +162,7 @@ def test_a_configuration_of_an_older_run_means_what_it_meant(tmp_path):
     config = resolve(parse(["--config", str(path)]), "embedded-nci")
     assert (config.ea_width, config.ea_lr, config.width) == (16, None, 16)
     path.write_text(yaml.safe_dump(old | {"shoe_size": 43}))
-    with pytest.raises(UserError, match="Option 'shoe_size' is not accepted"):
+    with pytest.raises(UserError, match="'shoe_size', which is no setting"):
         parse(["--config", str(path)])
 
 
@@ -194,3 +197,9 @@ def test_a_checkpoint_of_another_version_ends_in_one_line(command, tmp_path, cap
     torch.save(checkpoint, path)
     assert predict(flags) == 2
     assert "shoe_size" in capsys.readouterr().err
+
+
+def test_settings_become_the_words_that_give_them():
+    settings = {"virtual_node": True, "test_curve": False, "lr": 1e-5, "ea_lr": None, "name": "a b"}
+    config = parse(as_words(settings))
+    assert {name: getattr(config, name) for name in settings} == settings

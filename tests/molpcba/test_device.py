@@ -14,7 +14,7 @@ def test_batch_loss_and_gradient_are_made_without_reading_the_device(tiny_data):
     index = tiny_data.splits["train"][:10]
     whole = tiny_data.graphs.batch(index)
     sizes = [(whole.num_nodes, whole.num_edges)]
-    batch = next(tiny_data.graphs.to(meta).in_batches(index.to(meta), [len(index)], sizes))
+    batch = next(tiny_data.graphs.to(meta).in_batches([index], sizes))
     for name in ("x", "edge_index", "edge_attr", "y", "batch", "ptr"):
         assert batch[name].shape == whole[name].shape
         assert batch[name].device == meta

@@ -12,7 +12,7 @@ import yaml
 
 from experiments import common
 from experiments.molpcba import __main__ as program
-from experiments.molpcba.__main__ import main
+from experiments.molpcba.__main__ import main, plot_run
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.training import MoleculeTraining
 from tests.molpcba.test_run import fails, interrupt_at
@@ -133,12 +133,12 @@ def test_the_end_of_a_run_names_the_next_commands(command, runs, capsys):
 
 
 def test_the_picture_has_words_and_axes_that_do_not_exaggerate(command, runs, monkeypatch):
-    from experiments.molpcba import pictures
-
     assert command("--local", "ea") == 0
     drawn = []
-    monkeypatch.setattr(pictures, "save_figure", lambda figure, path: drawn.append(figure))
-    pictures.plot_run(RunFolder(runs / "run"))
+    monkeypatch.setattr(
+        program, "save_picture", lambda path, draw, *given: drawn.append(draw(*given))
+    )
+    plot_run(RunFolder(runs / "run"))
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
     assert list(panels) == [
         "loss", "AP", "inner step size", "inner momentum", "weight of ||y||²",
@@ -148,4 +148,4 @@ def test_the_picture_has_words_and_axes_that_do_not_exaggerate(command, runs, mo
     assert labels["inner momentum"] == ["layer 1", "layer 2", "readout"]
     low, high = panels["inner momentum"].get_ylim()
     assert high - low > 0.15
-    assert program.plot_run is not pictures.plot_run  # left out of the other tests
+    assert program.plot_run is not plot_run  # left out of the other tests

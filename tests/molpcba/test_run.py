@@ -16,13 +16,11 @@ import torch
 import yaml
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from experiments.molpcba.__main__ import main
+from experiments.molpcba.__main__ import main, plot_run
 from experiments.molpcba.config import parse
-from experiments.molpcba.evaluation import score
+from experiments.molpcba.fitting import History
 from experiments.molpcba.folder import RunFolder
-from experiments.molpcba.history import History
-from experiments.molpcba.pictures import plot_run
-from experiments.molpcba.training import MoleculeTraining
+from experiments.molpcba.training import MoleculeTraining, score
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from experiments.common import UserError
 from experiments.molpcba.__main__ import main
 from experiments.molpcba.config import Config
 from experiments.molpcba.data import load
-from experiments.molpcba.evaluation import chance, score
 from experiments.molpcba.predict import main as predict
+from experiments.molpcba.training import chance, score
 from tests.molpcba.conftest import tiny_rows
 
 SHORT = "--width 8 --layers 1 --steps 1 --epochs 1 --batch-size 32 --readout mean --name run"

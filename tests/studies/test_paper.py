@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 
 from experiments.records import Records
-from experiments.studies.__main__ import main
-from experiments.studies.molpcba import Study
+from experiments.studies import Study, main
 from tests.molpcba.conftest import tiny_csv, tiny_data, tiny_root  # noqa: F401 (fixtures)
 
 TOY = ["--width", "16", "--layers", "2", "--epochs", "1", "--batch-size", "64", "--seeds", "1"]

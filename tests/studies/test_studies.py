@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 
 from experiments import records as record_module
+from experiments import studies as molpcba
 from experiments.common import UserError, owned
 from experiments.engine import Grid, _step, run_study
 from experiments.molpcba.config import parse, to_dict
 from experiments.records import RECORDS, Outcome, Records
 from experiments.report import main as report
 from experiments.report import markdown
-from experiments.studies import molpcba
-from experiments.studies.__main__ import main
+from experiments.studies import main
 from tests.molpcba.conftest import tiny_csv, tiny_data, tiny_root  # noqa: F401 (fixtures)
 
 TINY = """
@@ -273,8 +273,8 @@ def test_records_of_older_versions_stay_valid(call, tmp_path, capsys):
 PARENT = """
 import signal, sys
 from pathlib import Path
-from experiments.studies import molpcba
-from experiments.studies.__main__ import main
+from experiments import studies as molpcba
+from experiments.studies import main
 molpcba.FOLDER = Path(sys.argv[1])
 if __name__ == "__main__":
     # a job of a script is started with it ignored, a terminal's is not
@@ -342,6 +342,32 @@ def test_a_dead_worker_is_one_line(tmp_path):
         run_study(grid, ["a"], [0, 1], tmp_path / "out", jobs=2)
 
 
+class Failing:
+    """Leaves a file beside the run's folder, and no outcome."""
+
+    def __call__(self, run, path):
+        (path.parent / run.name).touch()
+        raise UserError("no luck")
+
+
+def test_workers_that_are_used_again_write_to_the_folder_of_their_call(tmp_path, monkeypatch):
+    grid = Grid(
+        "tiny",
+        {"a": "a"},
+        lambda row, seed, changes: {},
+        Failing(),
+        None,
+        False,
+        {},
+        lambda run: 1.0,
+    )
+    for place in (tmp_path / "one", tmp_path / "two"):
+        place.mkdir()
+        monkeypatch.chdir(place)
+        assert run_study(grid, ["a"], [0, 1], Path("out"), jobs=2) == 1
+        assert (place / "out" / "runs" / "a-seed1").exists()
+
+
 def test_the_study_on_the_trainers_page_is_one(folder):
     page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
     (text,) = re.findall(r"```yaml\n(shared:.*?)```", page, re.S)
@@ -358,4 +384,4 @@ def test_the_shipped_studies_are_valid(name):
     study = molpcba.Study.read(name)
     configs = study.configurations(["--data", "embedded"], "embedded-nci", 2)
     assert configs.keys() == study.rows.keys()
-    assert study.base.items() <= to_dict(parse(molpcba.as_flags(study.base))).items()
+    assert study.base.items() <= to_dict(parse(molpcba.as_words(study.base))).items()

@@ -1,24 +1,30 @@
-"""Columns of a file of molecules: separator, quotes, header and the column with the SMILES.
+"""Columns of a file of molecules: text, separator, quotes, header and the column with the SMILES.
 
+Gzip and byte-order marks are understood; all other text is UTF-8.
 A table has cells between commas, semicolons, tabs or white space. A SMILES file is read as a table
 of two columns: what stands before the first white space, and the rest, whatever it contains.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
+import io
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from experiments.common import UserError
 from experiments.molpcba.data.molecules import is_smiles
-from experiments.molpcba.data.text import read_lines
 
+STANDARD_INPUT = Path("-")
+GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 Rows = list[tuple[int, list[str]]]
 """Cells of each row, behind the number of the line in which it begins."""
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -32,6 +38,48 @@ NUMBER = re.compile(r"[-+]?[0-9.,]*[0-9][0-9.,]*(e[-+]?[0-9]+)?", re.IGNORECASE)
 SAMPLE = 200
 """Rows whose cells are looked at to find the SMILES."""
 csv.field_size_limit(sys.maxsize)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, or of standard input for ``-``, decompressed if need be.
+
+    Every way in which reading it or parsing what was read can fail becomes a ``UserError``.
+    """
+    try:
+        data = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
+        yield io.BytesIO(gzip.decompress(data) if data.startswith(GZIP) else data)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: expected a file") from None
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UserError(f"{path} cannot be read ({reason}): get it again") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without their ends: LF, CR LF, or CR in a file without LF.
+
+    Other characters that Unicode counts as line ends (U+2028, form feed) are part of a line.
+    """
+    with reading(path) as file:
+        data = file.read()
+    if data.startswith(ZIP):
+        raise UserError(f"{path} is a workbook or an archive, not text: save it as 'CSV UTF-8'")
+    wide = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)  # the first begins like that of UTF-16
+    is_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-32" if data.startswith(wide) else "utf-16" if is_16 else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path} is not {encoding[:6].upper().strip('-')} text (line {line} has the byte "
+            f"0x{data[error.start]:02x}): save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
+        ) from None
+    text = text.replace("\r\n", "\n")
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 class Columns(NamedTuple):

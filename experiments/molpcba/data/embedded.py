@@ -27,9 +27,7 @@ HIDDEN = 0.1
 """Share of the labels that is hidden."""
 SEED = 0
 """Fixes which labels are hidden, and the split."""
-ABOUT = (
-    "NCI compounds of the rdkit package, 128 structural alerts as tasks, 10% of the labels hidden"
-)
+ABOUT = "NCI compounds of the rdkit package, 128 structural alerts as tasks, 10% of labels hidden"
 
 
 def read_nci() -> list[str]:
@@ -46,12 +44,15 @@ def prepare_embedded(smiles: list[str], num_tasks: int = 128) -> dict[str, Any]:
     chosen = sorted(counts, key=lambda alert: (-counts[alert], alert))[:num_tasks]
     labels = np.array([np.isin(chosen, screened[row]) for row in kept], dtype=np.int8)
     labels[np.random.default_rng(SEED).random(labels.shape) < HIDDEN] = MISSING
+    entries = [_alerts()[alert] for alert in chosen]
+    names = pd.Series([f"{e.GetProp('FilterSet')}: {e.GetDescription()}" for e in entries])
+    numbers = names.groupby(names).cumcount() + 1  # a name may occur more than once
     found, _ = read_molecules([smiles[row] for row in kept])
     molecules = list(found.values())
     equal = np.unique(np.array([m.canonical for m in molecules]), return_inverse=True)[1]
     return {
         "tensors": vars(pack(molecules, labels[list(found)])),
-        "task_names": _names(chosen),
+        "task_names": [n if i == 1 else f"{n} ({i})" for n, i in zip(names, numbers, strict=True)],
         "metric": "ap",
         "splits": random_split(equal, SEED),
         "split": "random",
@@ -76,11 +77,3 @@ def _alerts() -> list[FilterCatalogEntry]:
         catalogue = FilterCatalog(getattr(FilterCatalogParams.FilterCatalogs, name))
         entries += [catalogue.GetEntryWithIdx(i) for i in range(catalogue.GetNumEntries())]
     return entries
-
-
-def _names(chosen: list[int]) -> list[str]:
-    """A name for each alert, `catalogue: description`, numbered where it occurs twice."""
-    entries = [_alerts()[alert] for alert in chosen]
-    names = pd.Series([f"{e.GetProp('FilterSet')}: {e.GetDescription()}" for e in entries])
-    number = names.groupby(names).cumcount() + 1
-    return [f"{n} ({i})" if i > 1 else n for n, i in zip(names, number, strict=True)]

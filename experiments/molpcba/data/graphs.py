@@ -7,7 +7,7 @@ graph and collate them, which takes ten times as long (docs/benchmarks.md).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,19 +37,21 @@ class PackedGraphs:
     edge_ptr: Tensor  # the same for bonds
 
     @classmethod
-    def pack(
-        cls, x: Any, edge_index: Any, edge_attr: Any, y: Any, nodes: Any, edges: Any
-    ) -> PackedGraphs:
-        """Packs concatenated arrays of graphs with `nodes [G]` atoms and `edges [G]` bonds."""
-        index = torch.as_tensor(edge_index)
+    def pack(cls, x: Any, bonds: Any, attr: Any, y: Any, nodes: Any, counts: Any) -> PackedGraphs:
+        """Packs concatenated arrays of graphs with `nodes [G]` atoms and `counts [G]` bonds.
+
+        Each of the `bonds [e, 2]` becomes two edges, it and its reverse, as OGB has them.
+        """
+        ends = torch.as_tensor(bonds)
+        index = torch.stack([ends, ends.flip(1)], dim=1).reshape(-1, 2).T
         small = index.numel() == 0 or int(index.max()) <= torch.iinfo(torch.int16).max
         return cls(
             torch.as_tensor(x).to(torch.uint8),
             index.to(torch.int16 if small else torch.int32),
-            torch.as_tensor(edge_attr).to(torch.uint8),
+            torch.as_tensor(attr).to(torch.uint8).repeat_interleave(2, dim=0),
             torch.as_tensor(y),
             cumsum(torch.as_tensor(nodes).long()),
-            cumsum(torch.as_tensor(edges).long()),
+            cumsum(2 * torch.as_tensor(counts).long()),
         )
 
     def __len__(self) -> int:
@@ -75,17 +77,16 @@ class PackedGraphs:
     def batch(self, index: Tensor) -> Batch:
         """The graphs `index [B]` as one PyG `Batch`, on the device of the tensors."""
         ptr = torch.stack([self.node_ptr, self.edge_ptr], dim=1)
-        sizes = (ptr[index + 1] - ptr[index]).sum(dim=0, keepdim=True).tolist()
-        return next(self.in_batches(index, [len(index)], sizes))
+        size = (ptr[index + 1] - ptr[index]).sum(dim=0).tolist()
+        return next(self.in_batches([index], [size]))
 
-    def in_batches(
-        self, index: Tensor, counts: Sequence[int], sizes: Sequence[Sequence[int]]
-    ) -> Iterator[Batch]:
-        """The graphs `index [B]` as PyG `Batch`es of `counts` graphs, on the device of the tensors.
+    def in_batches(self, parts: list[Tensor], sizes: list[list[int]]) -> Iterator[Batch]:
+        """The graphs of each part as a PyG `Batch`, on the device of the tensors.
 
         Rows are selected for all at once, and cut for each. A GPU is not waited for, since `sizes`
         has the numbers of atoms and bonds of each batch.
         """
+        index = torch.cat(parts).to(self.node_ptr.device)
         atoms, graph, ptr = _rows(self.node_ptr, index, sum(nodes for nodes, _ in sizes))
         bonds, owner, _ = _rows(self.edge_ptr, index, sum(edges for _, edges in sizes))
         x, edge_attr = self.x.index_select(0, atoms), self.edge_attr.index_select(0, bonds)
@@ -93,16 +94,16 @@ class PackedGraphs:
         edge_index += ptr.index_select(0, owner)
         y = self.labels(index)
         first = node = edge = 0
-        for count, (nodes, edges) in zip(counts, sizes, strict=True):
+        for part, (nodes, edges) in zip(parts, sizes, strict=True):
             yield Batch(
                 x=x[node : node + nodes].long(),
                 edge_index=edge_index[:, edge : edge + edges] - node,
                 edge_attr=edge_attr[edge : edge + edges].long(),
-                y=y[first : first + count],
+                y=y[first : first + len(part)],
                 batch=graph[node : node + nodes] - first,
-                ptr=ptr[first : first + count + 1] - node,
+                ptr=ptr[first : first + len(part) + 1] - node,
             )
-            first, node, edge = first + count, node + nodes, edge + edges
+            first, node, edge = first + len(part), node + nodes, edge + edges
 
 
 def _rows(ptr: Tensor, index: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,20 +171,14 @@ class GraphLoader:
         return len(self.batches())
 
     def __iter__(self) -> Iterator[Batch]:
-        parts = self.batches()
-        if not parts:
-            return
-        # Once an epoch: the sizes of the graphs to the CPU, the order to the device.
+        # Once an epoch: the sizes of the graphs to the CPU.
         pointers = torch.stack([self.graphs.node_ptr, self.graphs.edge_ptr], dim=1)
-        sizes = pointers.diff(dim=0).cpu()
-        order = torch.cat(parts).to(pointers.device)
+        parts, sizes = self.batches(), pointers.diff(dim=0).cpu()
         number = max(1, CHUNK // self.batch_size)
-        chunks = [parts[i : i + number] for i in range(0, len(parts), number)]
-        counts = [[len(part) for part in chunk] for chunk in chunks]
-        indices = order.split([sum(own) for own in counts])
-        for chunk, own, index in zip(chunks, counts, indices, strict=True):
+        for start in range(0, len(parts), number):
+            chunk = parts[start : start + number]
             totals = torch.stack([sizes[part].sum(dim=0) for part in chunk]).tolist()
-            yield from self.graphs.in_batches(index, own, totals)
+            yield from self.graphs.in_batches(chunk, totals)
 
 
 @dataclass(frozen=True)

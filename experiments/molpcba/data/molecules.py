@@ -18,7 +18,6 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from tqdm import tqdm
 
 from experiments.molpcba.data.graphs import PackedGraphs
-from experiments.molpcba.data.ogb import both_ways
 
 ORGANIC = frozenset({"C", "N", "O", "F", "P", "S", "Cl", "Br", "I"})
 """Elements whose valence is checked: a wrong one means a wrong SMILES."""
@@ -33,8 +32,8 @@ class Molecule(NamedTuple):
     """OGB's features, and what a split goes by: canonical SMILES and Bemis-Murcko scaffold."""
 
     x: np.ndarray
-    edge_index: np.ndarray
-    edge_attr: np.ndarray
+    bonds: np.ndarray
+    attr: np.ndarray
     canonical: str
     scaffold: str
 
@@ -98,8 +97,8 @@ def read_molecule(smiles: str, grouped: bool = True) -> Molecule | str:
             scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)
     return Molecule(
         np.array(x, dtype=np.uint8),
-        both_ways(np.array(bonds, dtype=np.int32).reshape(-1, 2)),
-        np.array(attr, dtype=np.uint8).reshape(-1, 3).repeat(2, axis=0),
+        np.array(bonds, dtype=np.int32).reshape(-1, 2),
+        np.array(attr, dtype=np.uint8).reshape(-1, 3),
         canonical,
         scaffold,
     )
@@ -120,10 +119,10 @@ def read_molecules(
 
 def pack(molecules: Sequence[Molecule], y: np.ndarray) -> PackedGraphs:
     """Packs molecules, at least one, with labels `y [len(molecules), tasks]`."""
-    x, index, attr, _, _ = zip(*molecules, strict=True)
-    nodes, edges = list(map(len, x)), list(map(len, attr))
-    joined = np.concatenate(x), np.concatenate(index, axis=1), np.concatenate(attr)
-    return PackedGraphs.pack(*joined, y, nodes, edges)
+    x, bonds, attr, _, _ = zip(*molecules, strict=True)
+    nodes, counts = list(map(len, x)), list(map(len, bonds))
+    joined = np.concatenate(x), np.concatenate(bonds), np.concatenate(attr)
+    return PackedGraphs.pack(*joined, y, nodes, counts)
 
 
 def groups(molecules: Sequence[Molecule]) -> dict[str, torch.Tensor]:

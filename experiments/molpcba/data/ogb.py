@@ -21,9 +21,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.common import UserError
+from experiments.molpcba.data.columns import reading
 from experiments.molpcba.data.graphs import PackedGraphs, stored_labels
 from experiments.molpcba.data.splits import PARTS, read_split
-from experiments.molpcba.data.text import reading
 
 RAW = ("num-node-list", "num-edge-list", "node-feat", "edge", "edge-feat", "graph-label")
 NEEDED = (
@@ -52,11 +52,9 @@ def find_ogb(name: str, root: Path) -> tuple[Path, str]:
 
 
 def _check_complete(folder: Path) -> None:
-    missing = [file for file in NEEDED if not (folder / file).is_file()]
-    if missing:
-        raise UserError(
-            f"{folder} is incomplete: it lacks {missing[0]}; rename it to download the set"
-        )
+    for file in NEEDED:
+        if not (folder / file).is_file():
+            raise UserError(f"{folder} is incomplete: it lacks {file}; rename it to download it")
 
 
 def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
@@ -81,22 +79,14 @@ def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
             "disagree); get the data set again"
         )
     y, units = stored_labels(y, facts["task type"] == "regression")
-    graphs = PackedGraphs.pack(
-        tables["node-feat"], both_ways(edge), attr.repeat(2, axis=0), y, nodes, 2 * bonds
-    )
     return {
-        "tensors": vars(graphs),
+        "tensors": vars(PackedGraphs.pack(tables["node-feat"], edge, attr, y, nodes, bonds)),
         "units": units,
         "task_names": [f"task {i}" for i in range(y.shape[1])],
         "metric": facts["eval metric"],
         "splits": splits,
         "split": "ogb",
     }
-
-
-def both_ways(bonds: np.ndarray) -> np.ndarray:
-    """Bonds `[e, 2]` as OGB's `edge_index [2, 2 e]`, each followed by its reverse."""
-    return np.stack([bonds, bonds[:, ::-1]], axis=1).reshape(-1, 2).T
 
 
 def _download(name: str, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """The data that the settings name, prepared once as one file under ``--root``.
 
-The file holds packed graphs with labels, task names, metric, and a split of its own or the groups
-to split by.
+The file holds packed graphs with labels, task names, metric, and a split or groups to split by.
 """
 
 from __future__ import annotations
@@ -68,9 +67,8 @@ def find_source(config: Config) -> Source:
         content = _hash(path), options, config.label_format
         return Source(name, path.name, content, partial(prepare_table, path, config))
     sets, because = molecule_sets(), "as asked"
-    if data not in ("auto", "ogb", "embedded", *sets):
-        choices = ", ".join(["auto", "ogb", "embedded", *sets])
-        raise UserError(f"--data must be one of {choices}, got {data!r}")
+    if data not in (choices := ["auto", "ogb", "embedded", *sets]):
+        raise UserError(f"--data must be one of {', '.join(choices)}, got {data!r}")
     if data != "embedded":
         name = data if data in sets else "ogbg-molpcba"
         try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.common import UserError
-from experiments.molpcba.data.text import reading
+from experiments.molpcba.data.columns import reading
 
 PARTS = ("train", "valid", "test")
 TRAIN, VALID = 0.8, 0.9
@@ -28,9 +28,8 @@ def random_split(groups: np.ndarray, seed: int) -> dict[str, Tensor]:
     ends = np.cumsum(np.bincount(members)[order])
     part = np.empty(len(numbers), dtype=np.int64)
     part[order] = np.searchsorted([TRAIN * ends[-1], VALID * ends[-1]], ends, side="left")
-    return {
-        name: torch.from_numpy(np.flatnonzero(part[members] == i)) for i, name in enumerate(PARTS)
-    }
+    found = [np.flatnonzero(part[members] == i) for i in range(len(PARTS))]
+    return dict(zip(PARTS, map(torch.from_numpy, found), strict=True))
 
 
 def scaffold_split(groups: np.ndarray) -> dict[str, Tensor]:

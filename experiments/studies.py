@@ -1,7 +1,12 @@
-"""Studies of the molecule trainer: rows of settings, read from ``configs/ablations/NAME.yaml``."""
+"""Studies of the molecule trainer: grids of runs, read from ``configs/ablations/NAME.yaml``.
+
+``python -m experiments.studies``: see ``--help``.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,30 +17,32 @@ from typing import Any, NamedTuple
 
 import torch
 
-from experiments.common import UserError, read_yaml
-from experiments.engine import Grid, Tuning
-from experiments.flags import flag
+from experiments.common import UserError, command, read_yaml
+from experiments.engine import Grid, Tuning, run_study
+from experiments.flags import as_words, flag
 from experiments.metrics import LOWER_IS_BETTER
 from experiments.molpcba.__main__ import run as train
-from experiments.molpcba.config import Config, parse, resolve, to_dict
-from experiments.molpcba.data import GraphLoader, MoleculeData
+from experiments.molpcba.config import PLACES, Config, parse, resolve, to_dict
+from experiments.molpcba.data import GraphLoader, MoleculeData, load
+from experiments.molpcba.fitting import explained
 from experiments.molpcba.folder import RunFolder
 from experiments.molpcba.model import MoleculeNetwork
-from experiments.molpcba.results import outcome
 from experiments.molpcba.training import MoleculeTraining
 from experiments.records import Outcome, Run, check_equal
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "ablations"
-OWN = (
-    "config", "runs_dir", "name", "resume", "seeds", "split_seed", "devices", "nodes", "test_curve",
-)  # fmt: skip
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "ablations"
+OWN = PLACES - {"root", "csv"} | {"config", "seeds", "split_seed", "devices", "nodes", "test_curve"}
 """Settings that a study decides itself, or that make no sense in one."""
-PLACES = ("root", "csv", "runs_dir", "name", "resume", "seeds", "task_type")
-"""Settings that do not decide a run, or follow from its data."""
-EVALUATION = 1.3
-"""Time of an epoch with its evaluation over the time of its training steps, roughly."""
 SHARED = {"ea_lr": "lr", "ea_width": "width"}
 """EA's own settings, left out where they equal the rest of the network's."""
+EVALUATION = 1.3
+"""Time of an epoch with its evaluation over the time of its training steps, roughly."""
+DESCRIPTION = """
+A study is a grid of runs, configs/ablations/STUDY.yaml. A seed decides split, weights and order, so
+that differences between rows are paired. Interrupted, the same command continues.
+Besides the flags below, any of python -m experiments.molpcba is taken and wins over the study's
+base: --csv, --data-name, --split, --root, --epochs, ... (default: --data embedded --split random).
+"""
 
 
 class Row(NamedTuple):
@@ -93,31 +100,33 @@ class Study:
         number of tasks.
         """
         self._check(flags)
-        common = [*as_flags(self.base), *flags, "--test-curve"]
-        configs = {}
+        plain = {}
         for name, row in self.rows.items():
-            config = parse([*common, *as_flags(row.settings), "--name", name])
-            unset: dict[str, Any] = {
-                key: None for key, value in row.settings.items() if value is None
-            }
-            configs[name] = replace(resolve(config, data_name), **unset)
-        plain = dict(configs)
+            words = [*as_words(self.base), *flags, *as_words(row.settings), "--test-curve"]
+            unset: dict[str, Any] = {k: None for k, v in row.settings.items() if v is None}
+            plain[name] = replace(resolve(parse([*words, "--name", name]), data_name), **unset)
+        configs = dict(plain)
         for name, row in self.rows.items():
             matched = row.head_of or name
-            target = self.rows[matched].match
-            if target is not None:
-                width = _matching(plain[matched], plain[target], tasks)
+            if (target := self.rows[matched].match) is not None:
+                one, two, wanted = (
+                    MoleculeNetwork(config, tasks).num_parameters
+                    for config in (
+                        replace(plain[matched], head_width=1),
+                        replace(plain[matched], head_width=2),
+                        plain[target],
+                    )
+                )
+                width = max(1, 1 + round((wanted - one) / (two - one)))
                 configs[name] = replace(plain[name], head_width=width)
         return configs
 
     def grid(self, flags: Sequence[str], data: MoleculeData) -> Grid:
         """The runs that the engine makes on that data; a seed fixes the split, too."""
-        configs = self.configurations(flags, data.name, len(data.task_names))
-        given = parse(flags)
+        configs, given = self.configurations(flags, data.name, len(data.task_names)), parse(flags)
 
         def settings(row: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
-            config = replace(configs[row], **changes, seed=seed, split_seed=seed)
-            return without_places(to_dict(config))
+            return deciding(replace(configs[row], **changes, seed=seed, split_seed=seed))
 
         return Grid(
             self.name,
@@ -141,9 +150,9 @@ class Study:
                 taken.setdefault(key, f"is what row {name} of {self.name} sets: {change}")
         if self.tuning is not None:
             for values in self.tuning.combinations():
-                parse(as_flags(values | self.tuning.others))
-            for key in self.tuning.values:
-                taken[key] = f"is what {self.name} tunes for each row: {change}"
+                parse(as_words(values | self.tuning.others))
+            tuned = f"is what {self.name} tunes for each row: {change}"
+            taken |= dict.fromkeys(self.tuning.values, tuned)
         for name in sorted(given & taken.keys()):
             raise UserError(f"{flag(name)} {taken[name]}")
 
@@ -153,10 +162,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def without_places(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide a run."""
+def deciding(config: Config) -> dict[str, Any]:
+    """The settings that decide a run, without those that follow from its data."""
+    values = to_dict(config)
     shared = {own for own, common in SHARED.items() if values.get(own) == values.get(common)}
-    return {key: value for key, value in values.items() if key not in {*PLACES, *shared}}
+    return {k: v for k, v in values.items() if k not in PLACES | shared | {"seeds", "task_type"}}
 
 
 def perform(csv: str | None, root: str, run: Run, path: Path) -> Outcome:
@@ -164,11 +174,11 @@ def perform(csv: str | None, root: str, run: Run, path: Path) -> Outcome:
     wanted = {**run.settings, "preset": "none"}
     config = Config(**wanted, csv=csv, root=root, runs_dir=str(path.parent), name=path.name)
     folder = RunFolder(path)
-    if folder.config.exists():
-        check_equal(str(path), without_places(folder.read_config()), wanted)
+    if is_begun := folder.config.exists():
+        check_equal(str(path), deciding(folder.read_config()), wanted)
     if not folder.results.exists():
-        train(replace(config, resume=folder.config.exists()))
-    return outcome(folder)
+        train(replace(config, resume=is_begun))
+    return folder.outcome()
 
 
 def estimate(data: MoleculeData, run: Run) -> float:
@@ -186,18 +196,42 @@ def estimate(data: MoleculeData, run: Run) -> float:
     return EVALUATION * seconds * len(loader) * config.epochs
 
 
-def as_flags(settings: dict[str, Any]) -> list[str]:
-    """``{"lr": 0.1} -> ["--lr=0.1"]``: the command line checks names and values."""
-    return [f"{flag(name)}={str(value).lower() if isinstance(value, bool) else value}"
-            for name, value in settings.items() if value is not None]  # fmt: skip
+@command
+@explained("the same command continues")
+def main(argv: Sequence[str]) -> int:
+    """Makes the runs of a study; exit code 1 when a run failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.studies",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("study", help=f"one of {', '.join(names())}")
+    add("--seeds", type=int, default=3, help="runs of each row (default: 3)")
+    add("--rows", nargs="+", metavar="ROW", help="only these")
+    add("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    add("--tuning-epochs", type=int, metavar="N", help="of tries (default: the study's)")
+    add("--out", type=Path, help="folder of all files (default: runs/studies/STUDY-on-DATA)")
+    arguments, flags = parser.parse_known_args(argv)
+    if arguments.study not in names():
+        raise UserError(f"the first word must be a study, one of {', '.join(names())}")
+    if min(arguments.seeds, arguments.jobs) < 1:
+        raise UserError("--seeds and --jobs must be 1 or more")
+    if not {word.partition("=")[0] for word in flags} & {"--csv", "--data"}:
+        flags = ["--data", "embedded", "--split", "random", *flags]
+    study, shared = Study.read(arguments.study), parse(flags)
+    if arguments.tuning_epochs is not None:
+        if study.tuning is None:
+            raise UserError(f"--tuning-epochs: {study.name} tunes no setting: leave it out")
+        others = study.tuning.others | {"epochs": arguments.tuning_epochs}
+        study = replace(study, tuning=study.tuning._replace(others=others))
+    data = load(replace(shared, split_seed=shared.seed))
+    rows = arguments.rows or list(study.rows)
+    seeds = range(shared.seed, shared.seed + arguments.seeds)
+    out = arguments.out or Path("runs", "studies", f"{study.name}-on-{data.name}")
+    return run_study(study.grid(flags, data), rows, seeds, out, arguments.jobs)
 
 
-def _matching(config: Config, target: Config, tasks: int) -> int:
-    """The ``head_width`` with which ``config`` comes closest to the parameters of ``target``."""
-
-    def count(config: Config) -> int:
-        network = MoleculeNetwork(config, tasks)
-        return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-    one, two = (count(replace(config, head_width=width)) for width in (1, 2))
-    return max(1, 1 + round((count(target) - one) / (two - one)))
+if __name__ == "__main__":
+    sys.exit(main())
