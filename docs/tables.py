@@ -12,7 +12,7 @@ from benchmarks import readouts
 from docs.common import DATA, LABELS, MADE, RESULTS, SHORT, runs_of, table
 from docs.costs import adjoint_table, gpu_table, layer_table, model_table
 from docs.paper import paper_table
-from experiments.metrics import TITLES
+from experiments.metrics import LOWER_IS_BETTER, SMALL, TITLES
 from experiments.records import Records
 from experiments.report import differences
 
@@ -38,8 +38,8 @@ def pages() -> dict[Path, Callable[[], str]]:
         "size": size_table,
         "local": local_table,
         "settings": settings_table,
-        "median": median_table,
-        "counting": counting_table,
+        "median": lambda: sets_table("median", {}),
+        "counting": lambda: sets_table("counting", COUNTING),
         "paper": paper_table,
         "layers": layer_table,
         "adjoints": adjoint_table,
@@ -226,43 +226,62 @@ def settings_table() -> str:
     return table(["change", "test AP"], lines)
 
 
-# ---- sets
+# ---- sets and nodes
 
 AGGREGATORS = {
+    "ea": "EA",
+    "ea_wide": "EA, y four times as wide",
     "ea_quantile": "EA, quantile potential",
-    "ea": "EA, learned potential",
+    "sum_ea": "sum with EA beside it",
+    "pyg_ea": "PyG's EA",
     "set_transformer": "Set Transformer",
     "pma": "attention pooling (PMA)",
     "attention": "attention",
+    "deepsets": "DeepSets",
     "set2set": "Set2Set",
-    "pna": "PNA",
+    "pna": "mean, max, min, std (PNA)",
     "mean": "mean",
-    "pyg_ea": "PyG's EA",
     "max": "max",
     "sum": "sum",
+    "median": "median",
 }
+"""Names of the aggregators of sets and neighbours."""
+COUNTING = {"accuracy": "accuracy", "larger_mae": "larger sets", "outliers_mae": "with outliers"}
+NODES = {f"outliers_{share}_accuracy": f"{share} % outliers" for share in (10, 20, 30)}
+"""Further scores of the tables."""
 
 
-def median_table() -> str:
-    """Squared error of the median of a set, after 4,000 and after 40,000 training steps."""
-    short, long = (Records(RESULTS / name).runs for name in ("median", "median-40000-steps"))
+def sets_table(study: str, others: Mapping[str, str]) -> str:
+    """The rows of a study on sets or nodes: what they chose, scores, fit, time, and the difference
+    to the row without EA with the best valid score, the rival.
+    """
+    records = Records(RESULTS / study)
+    runs, curves = records.runs, records.curves
+    metric = runs["metric"].iloc[0]
+    is_error, form = metric in LOWER_IS_BETTER, ".1e" if metric in SMALL else ".3f"
+    chosen = records.best_values(is_error)
+    means = runs.groupby("row")[["valid", "test", "train_seconds", *others]].mean()
+    means["loss"] = (
+        curves[curves["epoch"] == curves["epoch"].max()].groupby("row")["train_loss"].mean()
+    )
+    means = means.sort_values("test", ascending=is_error)
+    plain = [row for row in means.index if "ea" not in str(row).split("_")]
+    rival = means.loc[plain, "valid"].sort_values(ascending=is_error).index[0]
     lines = []
-    for row, label in AGGREGATORS.items():
-        values = short.loc[short["row"] == row, "test"]
-        once = float(long.loc[long["row"] == row, "test"].iloc[0])
-        lines.append([label, f"{values.mean():.1e}", f"{values.max():.1e}", f"{once:.1e}"])
-    lines.sort(key=lambda line: float(line[1]))
-    return table(["", "4,000 steps, mean", "worst seed", "40,000 steps, one seed"], lines)
-
-
-def counting_table() -> str:
-    """Accuracy of counting the classes in a set."""
-    runs = Records(RESULTS / "counting").runs
-    columns = {"test": "as trained", "larger_accuracy": "larger sets"}
-    columns["outliers_accuracy"] = "with outliers"
-    means = runs.groupby("row")[list(columns)].mean().sort_values("test", ascending=False)
-    lines = [
-        [AGGREGATORS[str(row)], *(f"{value:.2f}" for value in values)]
-        for row, values in zip(means.index, means.to_numpy(), strict=True)
-    ]
-    return table(["accuracy", *columns.values()], lines)
+    for row, own in means.iterrows():
+        values = differences(runs, str(row), rival, "test")
+        error = stdev(values) / len(values) ** 0.5
+        lines.append(
+            [
+                AGGREGATORS[str(row)],
+                f"{chosen[str(row)]['norm'] or 'none'}, {chosen[str(row)]['learning_rate']}",
+                *(f"{own[key]:{form}}" for key in ("valid", "test")),
+                "rival" if row == rival else f"{mean(values):+{form}} ({error:{form}})",
+                *(f"{own[key]:.3f}" for key in others),
+                f"{own['loss']:{form}}",
+                f"{own['train_seconds'] / means.loc[rival, 'train_seconds']:.1f}",
+            ]
+        )
+    title = TITLES[metric]
+    head = ["", "norm, rate", f"valid {title}", f"test {title}", "difference", *others.values()]
+    return table([*head, "train loss", "time"], lines)

@@ -12,37 +12,23 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from experiments.sets.study import TEST_BATCH, TEST_SEED, Task, study_command
-from experiments.sets.training import SetModel, Sets, predict
+from experiments.sets.aggregators import OF_SETS
+from experiments.sets.model import SetConfig, Sets, set_problem
+from experiments.sets.study import Task, study_command
 
 SET_SIZE = 100
 
 
 def gamma(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    r"""Gamma of **shape** 0.5 and **scale** 0.2: mean 0.1, variance 0.02.
-
-    Drawn as :math:`0.1 z^2`, :math:`z` standard normal: :math:`z^2` is chi-square with one degree
-    of freedom, that is gamma of shape 0.5 and scale 2.
-    """
+    """Gamma of **shape** 0.5 and **scale** 0.2, as 0.1 z²: z² of a standard normal has scale 2."""
     return 0.1 * torch.randn(shape, generator=generator).square()
 
 
-def normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Normal of mean 0.5 and standard deviation 0.4."""
-    return 0.5 + 0.4 * torch.randn(shape, generator=generator)
-
-
-DISTRIBUTIONS: dict[str, Callable] = {"uniform": torch.rand, "gamma": gamma, "normal": normal}
-
-
-def draw(num_sets: int, generator: Generator) -> Tensor:
-    """Values of sets, each from one distribution picked by chance: ``[S, 100]``."""
-    shape = (num_sets, SET_SIZE)
-    drawn = torch.stack(
-        [draw(shape, generator=generator) for draw in DISTRIBUTIONS.values()]
-    )  # [3, S, 100]
-    choice = torch.randint(len(DISTRIBUTIONS), (num_sets,), generator=generator)
-    return drawn[choice, torch.arange(num_sets)]
+DISTRIBUTIONS: dict[str, Callable] = {
+    "uniform": torch.rand,
+    "gamma": gamma,
+    "normal": lambda shape, generator: 0.5 + 0.4 * torch.randn(shape, generator=generator),
+}
 
 
 def labelled(values: Tensor) -> Sets:
@@ -52,23 +38,27 @@ def labelled(values: Tensor) -> Sets:
     return Sets(values.reshape(-1, 1), members, values.quantile(0.5, dim=1))
 
 
-def evaluate(model: SetModel, num_sets: int, tuning: bool) -> dict[str, float]:
-    """Mean squared error over sets that are the same at each call."""
-    values = draw(num_sets, Generator().manual_seed(TEST_SEED))
-    estimates, labels = predict(model, map(labelled, values.split(TEST_BATCH)))
-    return {"mse": (estimates - labels).square().double().mean().item()}
+def scores(outputs: Tensor, labels: Tensor) -> dict[str, float]:
+    """Mean squared error."""
+    return {"mse": (outputs - labels).square().double().mean().item()}
+
+
+def sample(part: str, num_sets: int, generator: Generator) -> Sets:
+    """Draws sets, each from one distribution picked by chance; all parts are alike."""
+    shape = num_sets, SET_SIZE
+    drawn = torch.stack([draw(shape, generator=generator) for draw in DISTRIBUTIONS.values()])
+    choice = torch.randint(len(DISTRIBUTIONS), (num_sets,), generator=generator)
+    return labelled(drawn[choice, torch.arange(num_sets)])
 
 
 TASK = Task(
     name="median",
     description="Median estimation (appendix D.1)",
     data="sets of 100 values",
-    inputs=1,
-    sample=lambda num_sets, generator: labelled(draw(num_sets, generator)),
-    loss=F.mse_loss,
-    evaluate=evaluate,
+    methods=["ea_quantile", *OF_SETS],
+    problem=lambda run: set_problem(run, 1, sample, F.mse_loss, scores),
+    config=SetConfig,
     metric="mse",
-    error="mse",
     defaults={},
 )
 main = study_command(TASK)

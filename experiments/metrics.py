@@ -5,8 +5,9 @@ TITLES = {
     "rocauc": "ROC-AUC",
     "rmse": "RMSE",
     "mse": "squared error",
+    "mae": "absolute error",
     "accuracy": "accuracy",
 }
-LOWER_IS_BETTER = ("rmse", "mse")
+LOWER_IS_BETTER = ("rmse", "mse", "mae")
 SMALL = ("mse",)
 """Metrics whose values differ by orders of magnitude."""

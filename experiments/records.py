@@ -17,8 +17,8 @@ FORMAT = 1
 """Raised when a column changes its meaning: older records are then refused."""
 LAST = 4
 """Evaluations in ``test_last``, a score with less luck in it than one epoch's."""
-FRESH = "fresh sets"
-"""The split of data that is drawn without end: ``valid`` and ``test_last`` are the test score, an
+FRESH = "fresh"
+"""How the split of data that is drawn without end starts: scores are of the end of training, an
 epoch is a training step, and ``train_seconds`` is the time of all steps.
 """
 

@@ -54,10 +54,14 @@ def markdown(records: Records) -> str:
         raise UserError(f"{records.folder} has no record of a run yet: make the study first")
     runs, tried = records.runs, records.tuning
     first, title = runs.iloc[0], TITLES[runs["metric"].iloc[0]]
-    split, span, valid = first.split, "a run", "score"
+    split, span = first.split, "a run"
     table = pd.DataFrame([_cells(runs, row) for row in runs["row"].unique()])
-    if first.split == FRESH:
-        table = table.drop(columns=list(table.filter(regex="valid|last")))
+    if runs["test_last"].equals(runs["test"]):
+        table = table.drop(columns=list(table.filter(regex="last")))
+    if runs["valid"].equals(runs["test"]):  # older records of fresh sets
+        table = table.drop(columns=list(table.filter(regex="valid")))
+    if first.split.startswith(FRESH):
+        valid = "valid score"
     else:
         split += ", a split for each seed" if runs["fingerprint"].nunique() > 1 else ", one split"
         span, valid = "an epoch", f"valid score (mean of the last {LAST} epochs)"
@@ -174,13 +178,13 @@ SPAN = 0.2
 
 def draw_learning(records: Records) -> Figure:
     """Valid and test score over epochs."""
-    first, valid = records.runs.iloc[0], records.curves["valid"].notna().any()
-    parts = ["test"] if first.split == FRESH or not valid else ["valid", "test"]
-    parts = [part for part in parts if records.curves[part].notna().any()]
+    first, curves = records.runs.iloc[0], records.curves
+    parts = [part for part in ("valid", "test") if curves[part].notna().any()]
+    if curves["valid"].equals(curves["test"]):
+        parts = ["test"]
     drawing = _draw_curves(records, [("epoch", part) for part in parts])
     for axes in drawing.axes:
-        axes.set_xlabel("training step" if first.split == FRESH else "epoch")
-        axes.set_yscale("log" if first.metric in SMALL else "linear")
+        axes.set_xlabel("training step" if first.split.startswith(FRESH) else "epoch")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return drawing
 
@@ -195,6 +199,11 @@ def draw_fit(records: Records) -> Figure:
     labels = ("processor time of training, seconds", "train loss")
     for axes, label in zip(drawing.axes, labels, strict=True):
         axes.set(xlabel=label, xscale="log")
+        low, high = axes.dataLim.intervalx
+        if high < 10 * low:  # powers of ten would be too few
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_locator(NullLocator())
         if records.runs["metric"].iloc[0] in SHARES:
             axes.set_yscale("logit")
             axes.yaxis.set_major_locator(FixedLocator(TICKS))
@@ -206,7 +215,7 @@ def draw_fit(records: Records) -> Figure:
 
 def _draw_curves(records: Records, columns: Sequence[tuple[str, str]]) -> Figure:
     """Panels of one column of the curves over another, the mean over seeds, a line for each row."""
-    rows, title = list(records.runs["row"].unique()), TITLES[records.runs["metric"].iloc[0]]
+    rows, metric = list(records.runs["row"].unique()), records.runs["metric"].iloc[0]
     drawing = Figure(figsize=(WIDTH, 3.2 + 0.08 * len(rows)))
     panels = drawing.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for i, row in enumerate(rows):
@@ -217,7 +226,8 @@ def _draw_curves(records: Records, columns: Sequence[tuple[str, str]]) -> Figure
         style = {"ls": ("-", "--", ":", "-.")[i // COLORS % 4], "color": f"C{i % COLORS}"}
         for axes, (x, y) in zip(panels, columns, strict=True):
             axes.plot(average[x], average[y], **style, label=row)
-            axes.set_title(f"{y} {title}, mean over seeds")
+            axes.set_title(f"{y} {TITLES[metric]}, mean over seeds")
+            axes.set_yscale("log" if metric in SMALL else "linear")
     lines = panels[0].get_legend_handles_labels()
     drawing.legend(*lines, loc="outside lower center", ncols=3)
     return drawing
@@ -227,7 +237,8 @@ def draw_points(runs: pd.DataFrame) -> Figure:
     """Scores and paired differences to the reference: a point for each seed, a bar at the mean."""
     references = runs.groupby("row", sort=False)["reference"].first()
     first, rows = runs.iloc[0], list(references.index)
-    epoch = "after training" if first.split == FRESH else "at the best valid epoch"
+    is_fresh = first.split.startswith(FRESH)
+    epoch = "after training" if is_fresh else "at the best valid epoch"
     scores = {row: by_seed(runs, row, "test").to_list() for row in rows}
     compared = {
         f"{row} \N{MINUS SIGN} {other}": differences(runs, str(row), other, "test_last")
@@ -249,7 +260,8 @@ def draw_points(runs: pd.DataFrame) -> Figure:
     scale = "log" if first.metric in SMALL else "linear"
     upper.set(xscale=scale, title=f"test {TITLES[first.metric]} {epoch}")
     for axes in lower:
-        axes.set_title(f"paired difference, mean of the last {LAST} epochs")
+        epochs = "" if is_fresh else f", mean of the last {LAST} epochs"
+        axes.set_title(f"paired difference{epochs}")
         axes.axvline(0, color="0.5", linewidth=1)
     drawing.suptitle(f"{first.study}   (data: {first.data}; split: {first.split})")
     return drawing

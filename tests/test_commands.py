@@ -32,7 +32,7 @@ TOY = {
     "experiments.report": "",
     "experiments.median": SETS,
     "experiments.counting": SETS,
-    "experiments.nodes": "--steps 2 --evaluations 1 --seeds 1 --methods [mean]",
+    "experiments.nodes": "--steps 2 --tuning-steps 1 --evaluations 1 --seeds 1 --methods [mean]",
     "benchmarks": "--quick --rounds 1 --steps 1 --threads 1 --contestants sum pyg unrolled",
     "benchmarks.loader": "--graphs 40 --batch-sizes [8] --batches 1 --rounds 1",
     "benchmarks.ogb_loop": f"{TRAIN} --seeds 1",

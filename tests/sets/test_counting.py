@@ -5,18 +5,21 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from experiments.counting import PARTS, Images, load, sample_sets
+from experiments import counting
+from experiments.counting import PARTS, load, sample
 
 
-def marked_images() -> Images:
+@pytest.fixture
+def marked(monkeypatch):
     """Two images of each class, whose first pixel is the class and whose others are 0."""
-    pixels = torch.zeros(20, 64)
-    pixels[:, 0] = torch.arange(10).repeat_interleave(2)
-    return Images(pixels, 2 * torch.arange(10), torch.full((10,), 2))
+    images = torch.zeros(10, 2, 64)
+    images[:, :, 0] = torch.arange(10)[:, None]
+    monkeypatch.setattr(counting, "load", lambda part: images)
+    return images
 
 
-def test_labels_are_the_number_of_distinct_classes():
-    sets = sample_sets(marked_images(), 300, torch.Generator().manual_seed(0))
+def test_labels_are_the_number_of_distinct_classes(marked):
+    sets = sample("train", 300, torch.Generator().manual_seed(0))
     for number, label in enumerate(sets.labels):
         classes = sets.elements[sets.members == number, 0]
         assert 6 <= len(classes) <= 20
@@ -24,11 +27,10 @@ def test_labels_are_the_number_of_distinct_classes():
     assert set(sets.labels.tolist()) == set(range(1, 11))
 
 
-def test_outliers_are_added_and_do_not_count():
-    settings = {"sizes": (8, 8), "outliers": 0.25}
-    images = marked_images()
-    images.pixels[:, 1:] = -1 - images.pixels[:, :1]  # shuffled, the class is no longer first
-    sets = sample_sets(images, 300, torch.Generator().manual_seed(0), **settings)
+def test_outliers_are_added_and_do_not_count(marked, monkeypatch):
+    monkeypatch.setitem(counting.TESTS, "outliers", ((8, 8), 0.25))
+    marked[:, :, 1:] = -1 - marked[:, :, :1]  # shuffled, the class is no longer first
+    sets = sample("outliers", 300, torch.Generator().manual_seed(0))
     assert (sets.members.bincount() == 10).all()
     for number, label in enumerate(sets.labels):
         own = sets.elements[sets.members == number]
@@ -38,6 +40,12 @@ def test_outliers_are_added_and_do_not_count():
     assert (shuffled < 0).float().mean() > 0.9
 
 
+def test_larger_sets_are_larger(marked):
+    sizes = sample("larger", 300, torch.Generator().manual_seed(0)).members.bincount()
+    assert 30 <= sizes.min() < sizes.max() <= 60
+
+
 def test_parts_have_no_image_in_common():
-    images = {part: {tuple(row) for row in load(part).pixels.tolist()} for part in PARTS}
-    assert sum(map(len, images.values())) == len(set.union(*images.values())) == 1797
+    images = {part: {tuple(row) for row in load(part).flatten(0, 1).tolist()} for part in PARTS}
+    assert sum(map(len, images.values())) == len(set.union(*images.values())) > 1600
+    assert torch.equal(load("larger"), load("test"))

@@ -14,12 +14,13 @@ pytest.importorskip("sklearn")
 from experiments import counting, median
 from experiments.records import Records
 from experiments.report import main as report
-from experiments.sets import study
+from experiments.sets import model
 
 TINY = [
     *("--steps", "4", "--tuning-steps", "2", "--evaluations", "2", "--seeds", "2"),
     *("--batch-size", "2", "--test-sets", "10"),
-    *("--learning-rates", "[1e-3, 1e-2]", "--methods", "[ea, mean]", "--out", "results"),
+    *("--norms", "[output]", "--learning-rates", "[1e-3]"),
+    *("--methods", "[ea, mean]", "--out", "results"),
 ]
 RUNS = [("ea", 0), ("ea", 1), ("mean", 0), ("mean", 1)]
 
@@ -38,15 +39,17 @@ def test_every_run_leaves_a_record_with_the_best_rate(call, tmp_path, capsys):
     own = records.curves[(records.curves["row"] == "ea") & (records.curves["seed"] == 1)]
     assert own["epoch"].tolist() == [2, 4]
     assert own["test"].iloc[-1] == records.runs["test"][1]
-    for row in ("ea", "mean"):
-        tried = records.tuning[records.tuning["row"] == row]
-        best = tried.loc[tried["valid_last"].idxmin(), "value"]
-        for config in records.runs["config"][records.runs["row"] == row].map(json.loads):
-            assert (config["learning_rate"], config["steps"]) == (float(best), 4)
+    assert own["valid"].iloc[-1] == records.runs["valid"][1] != records.runs["test"][1]
+    assert own[["train_loss", "gradient_norm", "inner_gradient"]].gt(0).all(axis=None)
+    assert (own["inner_diverged"] == 0).all()
+    for config in records.runs["config"].map(json.loads):
+        assert (config["norm"], config["learning_rate"], config["steps"]) == ("output", 1e-3, 4)
+    assert len(records.tuning) == 2
+    assert (records.tuning["config"].map(json.loads).map(lambda own: own["steps"]) == 2).all()
     table = (tmp_path / "results" / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert [line.split()[1] for line in table.splitlines()[4:6]] == ["ea", "mean"]
-    for picture in ("outcome.png", "learning.png"):
+    for picture in ("outcome.png", "learning.png", "fit.png"):
         assert (tmp_path / "results" / picture).stat().st_size > 10_000
 
 
@@ -57,9 +60,9 @@ def test_only_what_is_missing_is_made_and_equals_what_was(call, tmp_path, monkey
     table = (tmp_path / "results" / "table.md").read_text()
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(study, "optimise", None)
+        patch.setattr(model, "Problem", None)
         assert call() == 0
-        said = "all 8 runs are recorded in results: python -m experiments.report results"
+        said = "all 6 runs are recorded in results: python -m experiments.report results"
         assert said in capsys.readouterr().out
         assert report(["results"]) == 0
         assert table in capsys.readouterr().out
@@ -74,6 +77,7 @@ def test_only_what_is_missing_is_made_and_equals_what_was(call, tmp_path, monkey
     [
         (["--methods", "[medain]"], "row medain: expected some of ea"),
         (["--seeds", "0"], "seeds"),
+        (["--ea-rate", "0"], "ea-rate"),
         (["--nonsense", "1"], "nonsense"),
         (["--out", "/dev/null/out"], "choose another folder"),
     ],
@@ -84,6 +88,11 @@ def test_mistakes_are_one_line(call, capsys, flags, message):
     assert message in line
 
 
+def test_fewer_steps_than_evaluations_are_enough(call, tmp_path):
+    assert call("--steps", "1", "--tuning-steps", "1", "--evaluations", "10") == 0
+    assert (Records(tmp_path / "results").curves["epoch"] == 1).all()
+
+
 def test_other_settings_are_refused(call, capsys):
     assert call() == 0
     assert call("--batch-size", "3") == 2
@@ -91,7 +100,8 @@ def test_other_settings_are_refused(call, capsys):
 
 
 def test_a_norm_is_tuned_beside_the_rate(call, tmp_path):
-    assert call("--norms", "[null, both]", "--ea-rate", "0.2") == 0
+    rates = ["--learning-rates", "[1e-3, 1e-2]", "--norms", "[null, both]"]
+    assert call(*rates, "--ea-rate", "0.2") == 0
     records = Records(tmp_path / "results")
     best = records.best_values(is_lower_better=True)
     for run in records.runs.itertuples():
@@ -121,6 +131,7 @@ def test_two_at_a_time_as_a_process(tmp_path):
 def test_the_error_falls_below_that_of_a_constant(method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ["--steps", "60", "--batch-size", "8", "--learning-rates", "[5e-3]", "--seeds", "1"]
+    flags += ["--norms", "[null]"]
     assert median.main([*TINY, *flags, "--test-sets", "100", "--methods", f"[{method}]"]) == 0
     # the medians' variance is about 0.05: two distributions around 0.5, one around 0.045
     assert Records(tmp_path / "results").runs["test"][0] < 0.025
