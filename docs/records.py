@@ -30,6 +30,7 @@ TRAINER = {
     "scale": scale,
     "readouts": readouts,
     "heads": readouts,
+    "protocol": readouts,
 }
 
 
