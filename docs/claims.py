@@ -179,6 +179,8 @@ SUPPORTED = [
           COUNTING_LONG, "ea_wide", "max", "class-counting-trained-longer"),
     Claim("The same against PNA",
           COUNTING_LONG, "ea_wide", "pna", "class-counting-trained-longer"),
+    Claim("The same against Set2Set",
+          COUNTING_LONG, "ea_wide", "set2set", "class-counting-trained-longer"),
     Claim("The same against attention in sets larger than those of training",
           COUNTING_LONG, "ea_wide", "attention", "class-counting-trained-longer", "larger_mae"),
     Claim("The same against attention among outliers",
