@@ -40,6 +40,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         "settings": settings_table,
         "median": lambda: sets_table("median", {}),
         "counting": lambda: sets_table("counting", COUNTING),
+        "counting-longer": lambda: sets_table("counting-12000-steps", COUNTING),
         "paper": paper_table,
         "layers": layer_table,
         "adjoints": adjoint_table,

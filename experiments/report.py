@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from experiments.common import UserError, atomic, command, mean_and_deviation, write_text
 from experiments.metrics import SMALL, TITLES
@@ -204,6 +204,7 @@ def draw_fit(records: Records) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         if records.runs["metric"].iloc[0] in SHARES:
             axes.set_yscale("logit")
             axes.yaxis.set_major_locator(FixedLocator(TICKS))
