@@ -145,7 +145,7 @@ EMBEDDED, PCBA, HIV = (f"ablations/readout-on-{own}" for own in ("embedded-nci",
 BINDING, WHOLE = "ablations/heads-on-binding-60k", "ablations/whole-on-binding-212k"
 SCAFFOLD = "ablations/whole-scaffold-on-binding-212k"
 LOCAL, LOCAL_BINDING = (f"ablations/local-on-{own}" for own in ("embedded-nci", "binding-60k"))
-PROTOCOL = "ablations/protocol-on-embedded-nci"
+PROTOCOL, PROTOCOL_PCBA = (f"ablations/protocol-on-{own}" for own in ("embedded-nci", "pcba-19k"))
 COUNTING, COUNTING_LONG = "counting", "counting-12000-steps"
 NODES = "nodes"
 
@@ -153,15 +153,19 @@ NODES = "nodes"
 SUPPORTED = [
     Claim("With a linear head EA 384 has a higher score than the mean",
           PCBA, "wide-ea", "mean", "pcba-19k"),
-    Claim("The same, trained for 40 epochs under the protocol",
+    Claim("The same under the protocol",
           PROTOCOL, "ea", "mean", "protocol-embedded-nci"),
     Claim("The same against the maximum",
           PROTOCOL, "ea", "max", "protocol-embedded-nci"),
-    Claim("With a linear head EA 384 has a higher score than mean, sum and max",
-          PCBA, "wide-ea", "mean+sum+max", "pcba-19k"),
+    Claim("The same against DeepSets",
+          PROTOCOL, "ea", "deepsets", "protocol-embedded-nci"),
+    Claim("The same against the mean with a hidden layer of as many parameters",
+          PROTOCOL, "ea", "mean-hidden", "protocol-embedded-nci"),
+    Claim("The same against the maximum with a hidden layer of as many parameters",
+          PROTOCOL, "ea", "max-hidden", "protocol-embedded-nci"),
+    Claim("With a linear head EA 384 has a higher score than mean, sum and max, on noisy labels",
+          PROTOCOL_PCBA, "ea", "mean+sum+max", "protocol-pcba-19k"),
     Claim("With a linear head EA beside mean, sum and max has a higher score than these",
-          PCBA, "wide-ea+mean+sum+max", "mean+sum+max", "pcba-19k"),
-    Claim("The same, trained for 40 epochs under the protocol",
           PROTOCOL, "ea+mean+sum+max", "mean+sum+max", "protocol-embedded-nci"),
     Claim("The same, against mean, sum and max with a hidden layer of as many parameters",
           PROTOCOL, "ea+mean+sum+max", "mean+sum+max-hidden", "protocol-embedded-nci"),
@@ -169,6 +173,8 @@ SUPPORTED = [
           PROTOCOL, "ea+mean+sum+max", "pna", "protocol-embedded-nci"),
     Claim("EA has a higher score than PyG's EA with as many steps and a potential as wide",
           BINDING, "half-ea", "pyg-ea", "binding-60k-heads"),
+    Claim("The same on exact labels, under the protocol",
+          PROTOCOL, "half-ea", "pyg-ea", "protocol-embedded-nci"),
     Claim("A vector six times as wide as the nodes raises EA's score",
           "ablations/ea-on-embedded-nci", "ea-384", "ea-64", "settings-of-ea"),
     Claim("Five steps are better than one",
@@ -197,13 +203,19 @@ SUPPORTED = [
 REFUTED = [
     Claim("With a linear head EA 384 has a higher score than PNA",
           PCBA, "wide-ea", "pna", "pcba-19k"),
+    Claim("The same on exact labels, under the protocol",
+          PROTOCOL, "ea", "pna", "protocol-embedded-nci"),
     Claim("EA has a higher score than the mean on one task",
           HIV, "ea", "mean", "hiv"),
-    Claim("With a linear head EA 384 has a higher score than mean, sum and max, at 40 epochs",
+    Claim("With a linear head EA 384 has a higher score than mean, sum and max, on exact labels",
           PROTOCOL, "ea", "mean+sum+max", "protocol-embedded-nci"),
     Claim("EA 384 has a higher score than the mean with a hidden layer",
           PCBA, "wide-ea", "mean-wide-head", "pcba-19k"),
     Claim("EA 384 has a higher score than mean, sum and max with a hidden layer",
+          PROTOCOL, "ea", "mean+sum+max-hidden", "protocol-embedded-nci"),
+    Claim("The same on noisy labels",
+          PROTOCOL_PCBA, "ea", "mean+sum+max-hidden", "protocol-pcba-19k"),
+    Claim("The same on affinities",
           BINDING, "wide-ea", "mean+sum+max-head", "binding-60k-heads"),
     Claim("More data change this",
           WHOLE, "wide-ea", "mean+sum+max-head", "binding-212k"),
