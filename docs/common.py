@@ -115,6 +115,7 @@ SHORT = {
         "mean+sum+max-hidden",
         "pna",
         "pyg-ea",
+        "half-ea",
         "ea",
         "ea+mean+sum+max",
     )
