@@ -61,9 +61,9 @@ class Segments:
     def sort(self, x: Tensor) -> tuple[Tensor, Segments]:
         """Elements ``x [N, D]`` sorted by segment (stable), and their segments with ``ptr``.
 
-        On a CPU, elements that are sorted already are not moved. A GPU sorts them again, since a
-        look at ``index`` would make the host wait. Under ``torch.compile``, whose code does not use
-        ``ptr``, nothing is sorted.
+        Elements of a single segment, and on a CPU those that are sorted already, are not moved. A
+        GPU sorts several segments again, since a look at ``index`` would make the host wait. Under
+        ``torch.compile``, whose code does not use ``ptr``, nothing is sorted.
         """
         if self.ptr is not None or torch.compiler.is_compiling():
             return x, self

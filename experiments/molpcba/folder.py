@@ -91,7 +91,7 @@ class RunFolder:
         fit = metrics.filter(regex=FIT).map(lambda value: float(f"{value:.5g}"))
         return Outcome(record, curve.join(fit), last["valid"])
 
-    # ---- what the user is told
+    # ---- messages
 
     def command(self, *flags: str) -> str:
         """The command that continues the run, or with ``--seeds`` the runs of all seeds."""

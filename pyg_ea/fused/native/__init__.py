@@ -115,7 +115,7 @@ class NativeBackend:
             return f"products run in {fixed.dtype} (autocast), and the C code has {start.dtype}"
         if not fixed.is_cpu:
             return f"the tensors lie on {fixed.device}, and the C code is for a CPU"
-        if not is_concrete(start, fixed):  # which depend on all others, or are refused by a call
+        if not is_concrete(start, fixed):  # a call refuses the others
             return "the tensors have no values in memory"
         return None
 
