@@ -131,6 +131,7 @@ def test_no_modules_of_the_experiments_import_each_other() -> None:
 
 
 def test_studies_of_sets_do_not_import_the_molecule_packages() -> None:
+    pytest.importorskip("jsonargparse")
     sets = "experiments.median, experiments.nodes, experiments.sets"
     assert loaded(sets, ("ogb", "rdkit", "lightning")) == []
 
