@@ -16,7 +16,7 @@ from pyg_ea.checks import positive_integer
 from pyg_ea.energy import Energy
 from pyg_ea.fused import solve
 from pyg_ea.solver import NesterovSolver, Solution
-from pyg_ea.tensors import is_wrapped
+from pyg_ea.tensors import in_transform
 
 
 class Adjoint(Protocol):
@@ -156,7 +156,7 @@ class Implicit:
     def solve(self, solver: NesterovSolver, energy: Energy, y: Tensor, steps: int) -> Solution:
         """See :meth:`Adjoint.solve`."""
         state = Truncated(2).solve(solver, energy, y, steps)
-        if is_wrapped(state.y):
+        if in_transform():
             raise RuntimeError("Implicit does not support torch.func transforms: use Unrolled()")
         if not state.y.requires_grad:  # nothing to differentiate
             return state

@@ -19,6 +19,7 @@ from pyg_ea.checks import (
     check_method,
     check_validate,
     checked_segments,
+    one_each,
     positive_integer,
     reads_values,
     refuse_tracing,
@@ -122,6 +123,13 @@ class EAAggregation(Aggregation):
                 "hidden_channels is the width of the default potential and has no effect beside "
                 "potential: leave it out"
             )
+        elif type(potential) is ResNetPotential:
+            made_for = (potential.in_channels, potential.out_channels)
+            if made_for != (self.in_channels, self.out_channels):
+                raise ValueError(
+                    f"the potential is made for in_channels, out_channels = {made_for}, expected "
+                    f"{(self.in_channels, self.out_channels)}"
+                )
         prior = L2Prior() if prior is None else prior
         solver = NesterovSolver() if solver is None else solver
         adjoint = Unrolled() if adjoint is None else adjoint
@@ -161,7 +169,8 @@ class EAAggregation(Aggregation):
         refuse_tracing(type(self).__name__)
         if index is None and ptr is None and dim_size is None:
             dim_size = 1
-        return super().__call__(x, index, ptr, dim_size, dim, return_solution=return_solution)
+        further = {"return_solution": True} if return_solution else {}  # not in PyG's signature
+        return super().__call__(x, index, ptr, dim_size, dim, **further)
 
     def forward(
         self,
@@ -230,7 +239,7 @@ class EAAggregation(Aggregation):
 
     def _solve(self, x: Tensor, segments: Segments) -> tuple[Solution, Energy]:
         dtype, count = state_dtype(x.dtype), segments.count
-        scale = self.scaling(count.to(dtype))
+        scale = one_each("scaling", self.scaling(count.to(dtype)), segments.num_segments, "segment")
         energy = Energy(bind(self.potential, x, segments), self.prior, scale)
         start = x.new_zeros(segments.num_segments, self.out_channels, dtype=dtype)
         steps = self.steps if self.training else self.eval_steps

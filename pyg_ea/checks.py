@@ -44,6 +44,20 @@ def check_function(name: str, value: Any, expected: str) -> None:
         raise TypeError(f"{name} must be {expected}, got {value!r}")
 
 
+def one_each(name: str, value: Any, size: int, of: str) -> Tensor:
+    """What the user's function ``name`` returned, if it is one number for each of ``size``.
+
+    Raises:
+        ValueError: for another shape, or no tensor.
+    """
+    if isinstance(value, Tensor) and value.shape == (size,):
+        return value
+    got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    raise ValueError(
+        f"the {name} returned {got} for {size} {of}s, expected [{size}]: one number for each {of}"
+    )
+
+
 def check_method(name: str, value: Any, method: str, expected: str) -> None:
     """Refuses objects without a method, and classes in the place of their instances.
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch_geometric.nn.inits import reset
 
-from pyg_ea.potentials.base import BoundPotential, gradient_in_y
+from pyg_ea.checks import one_each
+from pyg_ea.potentials.base import BoundPotential, gradient_in_y, is_unchanged
 from pyg_ea.transforms import inverse_softplus, reshape_scalars, scalar_parameter
 
 Scaling = Callable[[Tensor], Tensor]  # counts n [S] (float) -> scales [S]
@@ -49,7 +51,9 @@ class Prior(nn.Module):
         return gradient_in_y(self, y)
 
     def reset_parameters(self) -> None:
-        """Re-initialises all parameters; nothing to do for a prior without any."""
+        """Re-initialises the layers inside; override it for parameters of its own."""
+        for layer in self.children():
+            reset(layer)
 
 
 class L2Prior(Prior):
@@ -103,6 +107,12 @@ class NoPrior(Prior):
         return torch.zeros_like(y)
 
 
+def _has_gradient(prior: Prior) -> bool:
+    """Whether ``gradient`` is that of what a call computes: a subclass may have its own forward."""
+    owner = next(c for c in type(prior).__mro__ if {"forward", "gradient"} & vars(c).keys())
+    return "gradient" in vars(owner) and is_unchanged(prior)
+
+
 @dataclass(frozen=True)
 class Energy:
     r"""The energy of every segment, (2) and (C.1) of the paper.
@@ -129,17 +139,11 @@ class Energy:
 
     def gradient(self, y: Tensor) -> Tensor:
         """``[S, Dy] -> [S, Dy]``, differentiable where gradients are enabled."""
-        if isinstance(self.prior, Prior):
+        if isinstance(self.prior, Prior) and _has_gradient(self.prior):
             prior = self.prior.gradient(y)
         else:
             prior = gradient_in_y(self._prior_value, y)
         return self.scale[:, None] * (prior + self.potential.gradient(y))
 
     def _prior_value(self, y: Tensor) -> Tensor:
-        value = self.prior(y)
-        if value.shape != y.shape[:1]:
-            raise ValueError(
-                f"the prior returned shape {list(value.shape)} for {y.shape[0]} segments, "
-                f"expected [{y.shape[0]}]: one number for each segment"
-            )
-        return value
+        return one_each("prior", self.prior(y), y.shape[0], "segment")

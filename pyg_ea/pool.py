@@ -35,9 +35,9 @@ class EAGlobalPool(nn.Module):
             ``solver``, ``adjoint``, ``scaling``, ``validate``.
 
     Shapes:
-        - **x:** :math:`(N, D_x)`
+        - **x:** :math:`(*, N, D_x)`; leading dimensions are further, independent batches
         - **batch:** :math:`(N)`, the graph of each node, int64; none means one graph
-        - **output:** :math:`(S, D_y)`, 0 for a graph without nodes
+        - **output:** :math:`(*, S, D_y)`, 0 for a graph without nodes
 
     Raises:
         ValueError, TypeError: as :class:`EAAggregation`; TypeError for another kind of ``norm``.
@@ -87,7 +87,7 @@ class EAGlobalPool(nn.Module):
         """Pools the nodes of each graph.
 
         Args:
-            x: node features ``[N, Dx]``.
+            x: node features ``[*, N, Dx]``.
             batch: graph of each node ``[N]``.
             size: number of graphs :math:`S`; ``batch.max() + 1`` if not given. Needed where the
                 last graphs may have no nodes, and on a GPU, where reading it from ``batch`` makes
@@ -96,7 +96,7 @@ class EAGlobalPool(nn.Module):
         y, solution = self.aggr(x, batch, dim_size=size, return_solution=True)
         if self.norm is None:
             return y
-        return torch.where(solution.occupied[:, None], self.norm(y), 0.0)
+        return torch.where(solution.occupied.view(y.shape[:-1])[..., None], self.norm(y), 0.0)
 
     def diagnose(
         self, x: Tensor, batch: Tensor | None = None, size: int | None = None

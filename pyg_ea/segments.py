@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyg_ea.tensors import is_concrete, state_dtype
+from pyg_ea.tensors import in_transform, is_concrete, state_dtype
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Segments:
 
         Elements of a single segment, and on a CPU those that are sorted already, are not moved. A
         GPU sorts several segments again, since a look at ``index`` would make the host wait. Under
-        ``torch.compile``, whose code does not use ``ptr``, nothing is sorted.
+        ``torch.compile`` and ``torch.func``, where ``ptr`` is not used, nothing is sorted.
         """
-        if self.ptr is not None or torch.compiler.is_compiling():
+        if self.ptr is not None or torch.compiler.is_compiling() or in_transform():
             return x, self
         index, size = self.index, self.num_segments
         ptr = index.new_zeros(size + 1)

@@ -93,7 +93,8 @@ def nesterov_step(
     g = gradient(torch.addcmul(state.y, mu, state.velocity))  # [S, D], at the look-ahead point
     largest = g.detach().abs().amax(dim=1)  # [S], NaN where an entry is
     velocity = torch.addcmul(mu * state.velocity, lr, g, value=-1)
-    y = state.y + torch.where((largest >= gtol)[:, None], velocity, 0.0)
+    converged = largest < gtol  # not where it is NaN: y becomes NaN too
+    y = state.y + torch.where(converged[:, None], 0.0, velocity)
     if clip is not None:
         y = y.clamp(-clip, clip)
     mean_square = g.square().mean(dim=1)
@@ -105,8 +106,8 @@ def nesterov_step(
         path_mean_square=state.path_mean_square + mean_square,
         first_gradient_max=torch.where(first > 0, first, largest),
         gradient_max=largest,
-        steps=state.steps + (largest >= gtol),
-        converged=largest < gtol,
+        steps=state.steps + ~converged,
+        converged=converged,
         diverged=~y.detach().isfinite().all(dim=1),
         occupied=state.occupied,
     )

@@ -25,13 +25,11 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(device, enabled=False) if autocasts(tensor) else nullcontext()
 
 
-def is_wrapped(tensor: Tensor) -> bool:
-    """Whether a ``torch.func`` transform has wrapped the tensor, so that it has no storage."""
-    try:
-        tensor.untyped_storage()
-    except RuntimeError:
-        return True
-    return False
+def in_transform() -> bool:
+    """Whether a ``torch.func`` transform is active: its tensors have no storage, and it takes no
+    ``torch.autograd.Function`` of the usual form.
+    """
+    return torch._C._are_functorch_transforms_active()
 
 
 def is_concrete(*tensors: Tensor) -> bool:

@@ -14,6 +14,7 @@ from pyg_ea.fused.problem import Inputs, Problem, Settings
 from pyg_ea.fused.torch import plain_steps
 from pyg_ea.segments import Segments
 from pyg_ea.solver import DIFFERENTIABLE, NesterovSolver, Solution
+from pyg_ea.tensors import is_concrete
 
 
 def solve(
@@ -68,9 +69,8 @@ class FusedSolve(torch.autograd.Function):
         problem = Problem(Inputs.unflatten(tensors), scale, segments)
         solution, saved = backend.forward(problem, settings, save=True)
         ctx.backend, ctx.settings = backend, settings  # type: ignore[attr-defined]
-        ctx.scale, ctx.segments = scale, segments  # type: ignore[attr-defined]
-        ctx.size = len(tensors)  # type: ignore[attr-defined]
-        ctx.save_for_backward(*tensors, *saved)
+        ctx.size = 3 + len(tensors)  # type: ignore[attr-defined]
+        ctx.save_for_backward(scale, segments.index, segments.ptr, *tensors, *saved)
         results = zip(Solution._fields, solution, strict=True)
         ctx.mark_non_differentiable(*(t for name, t in results if name not in DIFFERENTIABLE))
         return tuple(solution)
@@ -79,11 +79,12 @@ class FusedSolve(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the tensors of :class:`Inputs`."""
         tensors = ctx.saved_tensors  # read once: activation checkpointing allows no more
-        inputs, saved = Inputs.unflatten(tensors[: ctx.size]), tensors[ctx.size :]
-        problem = Problem(inputs, ctx.scale, ctx.segments)
+        scale, index, ptr, *inputs = tensors[: ctx.size]
+        segments = Segments(index, len(scale), ptr)
+        problem, saved = Problem(Inputs.unflatten(inputs), scale, segments), tensors[ctx.size :]
         by_name = dict(zip(Solution._fields, cotangents, strict=True))
         of_results = [by_name[name] for name in DIFFERENTIABLE]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not is_concrete(*of_results):  # or a batch of cotangents
             gradients = _backward_by_autograd(problem, ctx.settings, of_results)
         else:
             found = ctx.backend.backward(problem, ctx.settings, saved, of_results)
@@ -106,8 +107,9 @@ def _backward_by_autograd(
 
     With respect to aliases of the inputs: one of them may have been computed from another.
     """
-    aliases = [tensor.view_as(tensor) for tensor in problem.inputs.flatten()]
-    solution = plain_steps(problem._replace(inputs=Inputs.unflatten(aliases)), settings)
+    with torch.enable_grad():
+        aliases = [tensor.view_as(tensor) for tensor in problem.inputs.flatten()]
+        solution = plain_steps(problem._replace(inputs=Inputs.unflatten(aliases)), settings)
     results = [getattr(solution, name) for name in DIFFERENTIABLE]
     wanted = [tensor for tensor in aliases if tensor.requires_grad]
     found = iter(

@@ -15,9 +15,10 @@ from pyg_ea.fused.native import NativeBackend
 from pyg_ea.fused.problem import Inputs, Problem, Scalars, Settings
 from pyg_ea.fused.torch import TorchBackend
 from pyg_ea.fused.triton import TritonBackend
+from pyg_ea.potentials.base import is_unchanged
 from pyg_ea.potentials.closed_form import ClosedForm
 from pyg_ea.solver import NesterovSolver, Solution
-from pyg_ea.tensors import autocasts, is_wrapped
+from pyg_ea.tensors import autocasts, in_transform
 
 
 class Backend(Protocol):
@@ -121,6 +122,8 @@ def _not_fused(solver: NesterovSolver, energy: Energy, y: Tensor) -> str | None:
         return f"the solver is {type(solver).__name__}, not NesterovSolver"
     if not isinstance(prior, nn.Module) or type(prior) not in (L2Prior, NoPrior):
         return f"the prior is {type(prior).__name__}, not L2Prior or NoPrior"
+    if not is_unchanged(prior):
+        return "the prior has hooks, or another forward"
     if energy.scale.requires_grad:
         return "the scaling has trained parameters"
     scalars = (solver.raw_lr, solver.raw_momentum, *prior.parameters())
@@ -130,6 +133,6 @@ def _not_fused(solver: NesterovSolver, energy: Energy, y: Tensor) -> str | None:
             return f"the solver's state is {y.dtype}, but a parameter is {tensor.dtype}"
     if bound.fixed.dtype != y.dtype and not autocasts(y):
         return f"the solver's state is {y.dtype}, but the elements are {bound.fixed.dtype}"
-    if any(map(is_wrapped, (bound.fixed, *tensors))):
+    if in_transform():
         return "it runs inside a torch.func transform"
     return None

@@ -7,9 +7,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch_geometric.nn.inits import reset
 
+from pyg_ea.checks import one_each
 from pyg_ea.segments import Segments
-from pyg_ea.tensors import state_dtype
+from pyg_ea.tensors import in_transform, state_dtype
 
 
 class BoundPotential(Protocol):
@@ -29,7 +32,8 @@ class Potential(nn.Module):
     r"""Base class of potentials :math:`F(x, y)`.
 
     Only :meth:`forward` is needed. A subclass with a closed-form gradient overrides :meth:`bind`.
-    Any other module, or plain function, with the signature of :meth:`forward` serves as well.
+    Any other module, or plain function, with the signature of :meth:`forward` serves as well. It
+    must see each element alone: a ``BatchNorm`` in training would mix the sets of a batch.
 
     Training differentiates :meth:`forward` twice, which torch does right for its own layers. For
     second derivatives of the whole layer it takes three, and there ``nn.LayerNorm`` is silently
@@ -45,7 +49,9 @@ class Potential(nn.Module):
         return AutogradPotential(self, x, segments)
 
     def reset_parameters(self) -> None:
-        """Re-initialises all parameters; nothing to do for a potential without any."""
+        """Re-initialises the layers inside; override it for parameters of its own."""
+        for layer in self.children():
+            reset(layer)
 
 
 class AutogradPotential:
@@ -67,13 +73,7 @@ class AutogradPotential:
     def value(self, y: Tensor) -> Tensor:
         """See :meth:`BoundPotential.value`."""
         per_element = self.potential(self.x, self.segments.gather(y).to(self.x.dtype))
-        if per_element.shape != self.x.shape[:1]:
-            raise ValueError(
-                f"the potential returned shape {list(per_element.shape)} for "
-                f"{self.x.shape[0]} elements, expected [{self.x.shape[0]}]: "
-                "one number for each element"
-            )
-        return self.segments.sum(per_element)
+        return self.segments.sum(one_each("potential", per_element, self.x.shape[0], "element"))
 
     def gradient(self, y: Tensor) -> Tensor:
         """See :meth:`BoundPotential.gradient`."""
@@ -84,6 +84,18 @@ def _is_sharded(module: nn.Module) -> bool:
     """Whether FSDP shards it or a part of it by itself. FSDP 2 makes parameters DTensors."""
     return any(hasattr(parameter, "full_tensor") for parameter in module.parameters()) or any(
         type(part).__name__ == "FullyShardedDataParallel" for part in module.modules()
+    )
+
+
+def is_unchanged(module: nn.Module) -> bool:
+    """Whether there are no hooks on it or on all modules, and it has the forward of its class."""
+    return not (
+        "forward" in vars(module)
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or _has_any_global_hook()
     )
 
 
@@ -102,6 +114,14 @@ def gradient_in_y(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
     The result can be differentiated again where gradients are enabled, and keeps no graph where
     they are not. The caller leaves ``inference_mode`` first.
     """
+    if torch.compiler.is_exporting():
+        raise RuntimeError(
+            "torch.export takes only potentials and priors with a gradient of their own, as "
+            "ResNetPotential without hooks or replaced layers, and L2Prior"
+        )
+    if torch.compiler.is_compiling() or in_transform():
+        gradient = torch.func.grad(lambda y: function(y).sum())(y)
+        return gradient.to(state_dtype(gradient.dtype))
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         if not (differentiable and y.requires_grad):

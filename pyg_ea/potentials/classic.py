@@ -80,11 +80,16 @@ class QuantilePotential(Potential):
             raise ValueError(f"quantile must lie in (0, 1), got {quantile}")
         if not smoothing > 0:
             raise ValueError(f"smoothing must be positive, got {smoothing}")
+        self.initial_quantiles, self.smoothing = quantiles, smoothing
         if isinstance(quantile, Iterable):
             self.register_buffer("quantile", torch.tensor(quantiles), persistent=False)
         else:
             self.quantile = quantiles[0]  # not a tensor: exact in whatever dtype the data has
-        self.smoothing = smoothing
+
+    def reset_parameters(self) -> None:
+        """Sets the quantiles, which are in no state dict, once ``to_empty`` has made room."""
+        if isinstance(self.quantile, Tensor):
+            self.quantile.copy_(torch.tensor(self.initial_quantiles))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """``[N, D], [N, D] -> [N]``."""

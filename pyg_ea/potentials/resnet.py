@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from pyg_ea.potentials.base import AutogradPotential, BoundPotential, Potential
+from pyg_ea.potentials.base import AutogradPotential, BoundPotential, Potential, is_unchanged
 from pyg_ea.potentials.closed_form import OUTPUTS, Affine, ClosedForm
 from pyg_ea.potentials.tanh_norm import EPS, TanhNorm
 from pyg_ea.segments import Segments
@@ -91,7 +91,7 @@ class ResNetPotential(Potential):
 
     def bind(self, x: Tensor, segments: Segments) -> BoundPotential:
         """Fixes the elements, with the gradient in closed form where it describes the modules."""
-        if type(self).forward is ResNetPotential.forward and _is_unchanged(self):
+        if type(self).forward is ResNetPotential.forward and is_unchanged(self):
             children = dict(self.named_children())
             modules = [children.get(name) for name in KINDS]
             if all(map(_is_exactly, modules, KINDS.values())):
@@ -112,24 +112,13 @@ def _tanh_norm(u: Tensor, norm: Any) -> Tensor:
     return TanhNorm(u, norm.weight, norm.bias).output.to(u.dtype)
 
 
-def _is_unchanged(module: nn.Module) -> bool:
-    """Whether the module has no hooks, and the forward of its class."""
-    return not (
-        "forward" in vars(module)
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
 def _is_exactly(module: Any, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Whether it computes what one of ``kinds`` does; parametrisations only change weights."""
     kind = type(module)
     if kind not in kinds and (module is None or type_before_parametrizations(module) not in kinds):
         return False
     has_other_eps = isinstance(module, nn.LayerNorm) and module.eps != EPS
-    return not has_other_eps and _is_unchanged(module)
+    return not has_other_eps and is_unchanged(module)
 
 
 def _affine(module: Any) -> Affine | None:

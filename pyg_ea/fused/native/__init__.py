@@ -127,8 +127,9 @@ class NativeBackend:
         start = problem.inputs.start
         size = len(start)
         y, velocity = start.new_empty(start.shape), start.new_empty(start.shape)
-        statistics, flags = start.new_empty(4, size), torch.empty(2, size, dtype=torch.bool)
-        steps, occupied = torch.empty(size, dtype=torch.long), torch.ones(size, dtype=torch.bool)
+        statistics, flags = start.new_empty(4, size), start.new_empty(2, size, dtype=torch.bool)
+        steps = start.new_empty(size, dtype=torch.long)
+        occupied = start.new_ones(size, dtype=torch.bool)
         solution = Solution._make([y, velocity, *statistics, steps, *flags, occupied])
         saved = [start.new_empty(call.saved_size())] if save else []
         results = (getattr(solution, name) for name in RESULTS)
@@ -148,13 +149,13 @@ class NativeBackend:
         segments = start.shape[:1]
         shapes = [start.shape, start.shape, segments, segments]
         given = [
-            _checked(cotangent.contiguous(), start.dtype, shape)
+            _checked(cotangent.resolve_neg().contiguous(), start.dtype, shape)
             for cotangent, shape in zip(cotangents, shapes, strict=True)
         ]
         of_start, of_fixed = start.new_empty(start.shape), fixed.new_empty(fixed.shape)
         sizes = [weight.shape for weight in problem.inputs.weights]
         of_weights = start.new_empty(sum(size.numel() for size in sizes))
-        of_scalars = torch.empty(len(Scalars._fields), dtype=torch.float64)
+        of_scalars = start.new_empty(len(Scalars._fields), dtype=torch.float64)
         results = _Gradient(*map(_address, (of_start, of_fixed, of_weights, of_scalars)))
         call("solve_backward", _Cotangent(*map(_address, given)), results, saved[0])
         parts = of_weights.split([size.numel() for size in sizes])
@@ -185,7 +186,7 @@ class _Call:
         }
         operands = {"start": start, "fixed": fixed, "scale": problem.scale, **weights._asdict()}
         self.operands = {
-            name: _checked(operands[name].contiguous(), self.dtype, shape)
+            name: _checked(operands[name].resolve_neg().contiguous(), self.dtype, shape)
             for name, shape in shapes.items()
         }
         ptr = problem.segments.ptr.contiguous()

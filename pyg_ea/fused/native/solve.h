@@ -145,7 +145,7 @@ static void NAME(step_rows)(const Problem *p, const Result *r, int64_t first, in
             squares += g[j] * g[j];
         }
         const REAL largest = NAME(largest)(d, g);
-        const int moves = largest >= (REAL)p->gtol;
+        const int moves = !(largest < (REAL)p->gtol);
         SIMD(reduction(+ : nothing))
         for (int64_t j = 0; j < d; j++) {
             velocity[j] = mu * velocity[j] - lr * g[j];
@@ -225,7 +225,7 @@ static void NAME(step_rows_backward)(const Problem *p, const Cotangent *c, int64
         REAL to_square = ((const REAL *)c->path)[first + i];
         if (t == p->steps - 1) to_square += ((const REAL *)c->mean_square)[first + i];
         to_square *= (REAL)2 / d;
-        const int moves = NAME(largest)(d, g) >= (REAL)p->gtol;
+        const int moves = !(NAME(largest)(d, g) < (REAL)p->gtol);
         REAL of_lr = 0, of_mu = 0, of_prior_weight = 0;
         SIMD(reduction(+ : of_lr, of_mu, of_prior_weight))
         for (int64_t j = 0; j < d; j++) {

@@ -148,7 +148,7 @@ class _Gradients:
         """Adds one step's gradients and returns the cotangents before the step."""
         lr, mu, prior_weight = self.problem.inputs.scalars
         a_y, gtol, clip = self.problem.inputs.weights.a_y, settings.gtol, settings.clip
-        to_y, moves = to.y, (g.abs().amax(dim=1) >= gtol)[:, None]
+        to_y, moves = to.y, ~(g.abs().amax(dim=1) < gtol)[:, None]
         if clip is not None:
             velocity = torch.addcmul(mu * before.velocity, lr, g, value=-1)
             free = before.y + torch.where(moves, velocity, 0.0)

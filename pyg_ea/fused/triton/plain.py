@@ -125,7 +125,7 @@ def update(w: Forward, state: Tensor, after: Tensor) -> None:
     g = w.scale[:, None] * (2 * prior_weight * (y + mu * v) + product)
     largest = g.abs().amax(dim=1)
     v = mu * v - lr * g
-    y = y + torch.where((largest >= w.gtol)[:, None], v, 0.0)
+    y = y + torch.where((largest < w.gtol)[:, None], 0.0, v)
     y = y.clamp(-w.clip, w.clip) if w.clip else y
     state[2, :, :channels], after[0, :, :channels], after[1, :, :channels] = g, y, v
     w.ahead[:, :channels] = y + mu * v
@@ -133,7 +133,7 @@ def update(w: Forward, state: Tensor, after: Tensor) -> None:
     w.stats.copy_(
         torch.stack([square, w.stats[1] + square, torch.where(first > 0, first, largest), largest])
     )
-    w.counts += largest >= w.gtol
+    w.counts += ~(largest < w.gtol)
     w.flags.copy_(torch.stack([largest < w.gtol, ~y.isfinite().all(dim=1)]))
 
 
@@ -156,7 +156,7 @@ def turn(w: Backward, t: int) -> None:
         to_v *= mu
     if t > 0:
         y, v, g = w.states[t - 1, :, :, :channels]
-        moves = (g.abs().amax(dim=1) >= w.gtol)[:, None]
+        moves = ~(g.abs().amax(dim=1) < w.gtol)[:, None]
         if w.clip:
             free = y + torch.where(moves, mu * v - lr * g, 0.0)
             to_y *= free.abs() <= w.clip

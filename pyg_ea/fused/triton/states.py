@@ -91,7 +91,7 @@ def _update(
     g = by_scale * (2 * prior * (y + mu * v) + product)
     largest = _largest(g)
     v = mu * v - lr * g
-    y += tl.where((largest >= gtol)[:, None], v, 0.0)
+    y += tl.where((largest < gtol)[:, None], 0.0, v)
     if CLIP:
         y = tl.where(y > clip, clip, tl.where(y < -clip, -clip, y))  # NaN stays
     tl.store(state + 2 * size + at, g, mask=mask)
@@ -108,7 +108,7 @@ def _update(
     tl.store(stats + segments + rows, path + square, mask=inside)
     tl.store(stats + 2 * segments + rows, tl.where(first > 0, first, largest), mask=inside)
     tl.store(stats + 3 * segments + rows, largest, mask=inside)
-    tl.store(counts + rows, count + (largest >= gtol).to(tl.int64), mask=inside)
+    tl.store(counts + rows, count + 1 - (largest < gtol).to(tl.int64), mask=inside)
     tl.store(flags + rows, (largest < gtol).to(tl.int8), mask=inside)
     tl.store(flags + segments + rows, (1 - finite).to(tl.int8), mask=inside)
 
@@ -139,11 +139,11 @@ def _turn(
         y = tl.load(state + at, mask=mask, other=0.0)
         v = tl.load(state + size + at, mask=mask, other=0.0)
         g = tl.load(state + 2 * size + at, mask=mask, other=0.0)
-        moves = (_largest(g) >= gtol)[:, None]
+        still = (_largest(g) < gtol)[:, None]
         if CLIP:
-            free = y + tl.where(moves, mu * v - lr * g, 0.0)
+            free = y + tl.where(still, 0.0, mu * v - lr * g)
             of_y = tl.where(tl.abs(free) <= clip, of_y, 0.0)
-        of_v += tl.where(moves, of_y, 0.0)
+        of_v += tl.where(still, 0.0, of_y)
         dy = _direction(by_scale, square, g, lr, of_v, rows, inside, D)
         look = y + mu * v
         _add_row(d_scalars + rows, -of_v * g, inside)
