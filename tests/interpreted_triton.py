@@ -67,6 +67,7 @@ def test_a_value_that_is_not_finite_stays_in_its_segment_and_is_seen(bad) -> Non
     with solve_backend("triton"):
         _, solution = layer(x, index, return_solution=True)
     assert solution.gradient_max[0].isnan()
+    assert solution.y[0].isnan().all()
     assert solution.diverged.tolist() == [True, False, False]
     torch.testing.assert_close(solution.y[1:], expected[1:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -18,11 +19,12 @@ from pyg_ea import (
     NesterovSolver,
     Truncated,
 )
-from pyg_ea.energy import NoPrior, mean_scaling, unit_scaling
+from pyg_ea.energy import NoPrior, Prior, mean_scaling, unit_scaling
 from pyg_ea.potentials import (
     AttentionPotential,
     MaxPotential,
     MeanPotential,
+    Potential,
     QuantilePotential,
     SumPotential,
 )
@@ -225,6 +227,59 @@ def test_eval_steps_are_taken_in_eval_mode_only() -> None:
     assert layer.solution.steps.tolist() == [7]
     assert torch.equal(evaluated, same(x))
     assert not torch.equal(evaluated, trained)
+
+
+class Layered(Potential):
+    """A subclass that overrides forward alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(CHANNELS + OUT, 3), nn.Tanh())
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.layers(torch.cat([x, y], dim=-1)).square().sum(dim=-1)
+
+
+class LayeredPrior(Prior):
+    """A subclass that overrides forward alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(OUT, 3)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.linear(y).square().sum(dim=-1)
+
+
+def test_reset_parameters_reaches_layers_inside_potential_and_prior() -> None:
+    layer = EAAggregation(CHANNELS, OUT, potential=Layered(), prior=LayeredPrior())
+    before = copy.deepcopy(layer.state_dict())
+    layer.reset_parameters()
+    for name, value in layer.state_dict().items():
+        assert (value == before[name]).all() == name.startswith("solver"), name
+
+
+def test_quantiles_are_there_after_to_empty() -> None:
+    quantiles = [0.1, 0.5, 0.9]
+    with torch.device("meta"):
+        layer = EAAggregation(3, 3, potential=QuantilePotential(quantiles))
+    layer = layer.to_empty(device="cpu")
+    layer.potential.quantile.fill_(7.0)
+    layer.reset_parameters()
+    assert layer.potential.quantile.tolist() == torch.tensor(quantiles).tolist()
+
+
+def test_a_subclass_may_have_the_signature_of_pyg() -> None:
+    class Scaled(EAAggregation):
+        def forward(self, x, index=None, ptr=None, dim_size=None, dim=-2):
+            return super().forward(2 * x, index, ptr, dim_size, dim)
+
+    torch.manual_seed(0)
+    x, index = batch(CHANNELS)
+    layer = EAAggregation(CHANNELS, OUT)
+    scaled = Scaled(CHANNELS, OUT)
+    scaled.load_state_dict(layer.state_dict())
+    assert torch.equal(scaled(x, index), layer(2 * x, index))
 
 
 def test_weights_start_as_a_truncated_normal_of_fan_in_and_biases_at_zero() -> None:

@@ -617,9 +617,33 @@ def close(got: object, expected: object) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
 
 
-@pytest.fixture(params=[None, Truncated(2)], ids=["unrolled", "truncated"])
+class OwnPotential(nn.Module):
+    """A potential without a closed form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(CHANNELS + OUT, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(torch.cat([x, y], dim=-1)))).square().sum(dim=-1)
+
+
+def with_own_potential() -> EAAggregation:
+    torch.manual_seed(0)
+    return EAAggregation(CHANNELS, OUT, steps=4, potential=OwnPotential()).double()
+
+
+LAYERS: dict[str, Callable[[], EAAggregation]] = {
+    "unrolled": aggregation,
+    "truncated": lambda: aggregation(adjoint=Truncated(2)),
+    "own potential": with_own_potential,
+    "own prior": lambda: aggregation(prior=lambda y: y.cosh().log().sum(dim=-1)),
+}
+
+
+@pytest.fixture(params=LAYERS.values(), ids=LAYERS)
 def layer(request) -> EAAggregation:
-    return aggregation(adjoint=request.param)
+    return request.param()
 
 
 def test_functional_call(layer) -> None:
@@ -691,8 +715,47 @@ def test_func_jvp(layer) -> None:
     close(tangent, expected)
 
 
-def test_forward_mode_without_func(layer) -> None:
+def test_func_vmap_over_indices(layer) -> None:
+    x, stack = nodes(), torch.stack([BATCH, BATCH.flip(0)])
+    expected = torch.stack([layer(x, index, dim_size=4) for index in stack])
+    close(vmap(lambda index: layer(x, index, dim_size=4))(stack), expected)
+
+
+def test_func_of_something_else_beside_a_call(layer) -> None:
+    """The layer sees no tensor of the transform, only that there is one."""
+    x, weights = nodes(), torch.eye(OUT, dtype=torch.float64)
+    y = layer(x, BATCH)
+    close(vmap(lambda w: layer(x, BATCH) @ w)(weights), y.T)
+    close(grad(lambda w: (layer(x, BATCH) @ w).sum())(weights[0]), y.sum(dim=0))
+
+
+def test_func_auxiliary_loss_of_each_sample(layer) -> None:
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        with collect_solutions() as solutions:
+            functional_call(layer, parameters, (x, BATCH), {"dim_size": 4})
+        return auxiliary_loss(solutions)
+
+    samples = torch.stack([nodes(), -nodes()])
+    got = vmap(grad(loss), in_dims=(None, 0))(parameters_of(layer), samples)
+    for i, x in enumerate(samples):
+        expected = torch.autograd.grad(loss_of(layer, x), list(layer.parameters()))
+        close([g[i] for g in got.values()], list(expected))
+
+
+@pytest.mark.parametrize("adjoint", [None, Checkpointed(), Truncated(2)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_of_cotangents(backend, adjoint) -> None:
+    """As ``jacobian(vectorize=True)`` passes them."""
+    layer = aggregation(adjoint=adjoint)
+    with solve_backend(backend):
+        rows = torch.autograd.functional.jacobian(lambda x: layer(x, BATCH), nodes())
+        got = torch.autograd.functional.jacobian(lambda x: layer(x, BATCH), nodes(), vectorize=True)
+    close(got, rows)
+
+
+def test_forward_mode_without_func() -> None:
     """Works in plain PyTorch, which the refusal of the fused solve names."""
+    layer = aggregation()
     direction = torch.ones_like(nodes())
     expected = jvp(lambda x: layer(x, BATCH), (nodes(),), (direction,))[1]
     with torch.autograd.forward_ad.dual_level():
@@ -795,7 +858,56 @@ def test_export_of_a_readout_beside_others() -> None:
     torch.testing.assert_close(exported(x, batch, 4), model(x, batch, 4), **CLOSE)
 
 
+def test_export_refuses_a_gradient_by_autograd_in_one_line() -> None:
+    layer = with_own_potential().eval()
+    with pytest.raises(TypeError, match=r"gradient of their own, as ResNetPotential") as caught:
+        torch.export.export(layer, (nodes(), BATCH), {"dim_size": 4}, strict=False)
+    assert "\n" not in str(caught.value)
+
+
+# Changes between forward and backward ----------------------------------------------------------
+
+CHANGED = {  # what the C code and the torch backend read again in backward
+    "index": lambda index, ptr, scale: index.zero_(),
+    "ptr": lambda index, ptr, scale: ptr[1:-1].fill_(NODES),
+    "scale": lambda index, ptr, scale: scale.mul_(5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_a_change_in_place_before_backward_is_an_error(backend, change) -> None:
+    index, ptr = BATCH.sort().values, torch.tensor([0, 3, 3, 5, 7])
+    scale = torch.ones(4, dtype=torch.float64)
+    layer = aggregation(scaling=lambda count: scale)
+    with solve_backend(backend):
+        y = layer(nodes(), index) + layer(nodes(), None, ptr)
+    change(index, ptr, scale)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 # Implementations -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_another_default_device(backend) -> None:
+    layer, x = aggregation(), nodes().requires_grad_()
+    expected = layer(x, BATCH)
+    gradients = torch.autograd.grad(expected.sum(), [x, *layer.parameters()])
+    with torch.device("meta"), solve_backend(backend):
+        y = layer(x, BATCH)
+        got = torch.autograd.grad(y.sum(), [x, *layer.parameters()])
+    close((y, *got), (expected, *gradients))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_weight_that_is_a_negated_view(backend) -> None:
+    layer = aggregation()
+    weight = layer.potential.norm1.weight.detach()
+    negated = {"potential.norm1.weight": torch._neg_view(-weight)}
+    with solve_backend(backend):
+        close(functional_call(layer, negated, (nodes(), BATCH)), layer(nodes(), BATCH))
 
 
 def test_an_unknown_implementation_is_refused() -> None:

@@ -85,6 +85,27 @@ def test_the_whole_layer_is_one_graph_for_all_batch_sizes(adjoint) -> None:
         assert not counters["graph_break"]
 
 
+class OwnPotential(nn.Module):
+    """A potential without a closed form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * CHANNELS, 5)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.tanh(self.linear(torch.cat([x, y], dim=-1))).square().sum(dim=-1)
+
+
+@needs_one_graph
+@pytest.mark.parametrize(
+    "own", [{"potential": OwnPotential()}, {"prior": lambda y: y.pow(4).sum(dim=-1)}]
+)
+def test_training_with_a_gradient_by_autograd(own) -> None:
+    torch.manual_seed(0)
+    eager = EAAggregation(CHANNELS, CHANNELS, steps=2, **own).double()
+    check_equal(torch.compile(eager, backend="aot_eager", fullgraph=True), eager, SIZES[:1])
+
+
 class Model(nn.Module):
     """One layer called twice, and another."""
 

@@ -18,6 +18,7 @@ from pyg_ea import (
     Implicit,
     L2Prior,
     NesterovSolver,
+    ResNetPotential,
     Truncated,
 )
 from pyg_ea.diagnostics import DivergenceWarning
@@ -175,6 +176,31 @@ def test_a_prior_of_the_wrong_shape() -> None:
     with pytest.raises(ValueError, match="prior") as caught:
         layer(X, INDEX)
     check_message(caught.value, "[2, 3]", "[2]")
+    layer = EAAggregation(3, 3, steps=2, prior=lambda y: 0.0)
+    with pytest.raises(ValueError, match=r"prior returned 0\.0"):
+        layer(X, INDEX)
+
+
+@pytest.mark.parametrize(
+    ("function", "got"),
+    [
+        (lambda n: 1.0, "returned 1.0"),
+        (lambda n: n.new_ones(()), "shape []"),
+        (lambda n: 1 / n[:, None], "shape [2, 1]"),
+    ],
+    ids=["float", "scalar", "column"],
+)
+def test_a_scaling_of_the_wrong_shape(function, got) -> None:
+    layer = EAAggregation(3, 3, steps=2, scaling=function)
+    with pytest.raises(ValueError, match="scaling") as caught:
+        layer(X, INDEX)
+    check_message(caught.value, got, "expected [2]")
+
+
+def test_a_default_potential_for_other_sizes() -> None:
+    with pytest.raises(ValueError, match="potential") as caught:
+        EAAggregation(3, 5, potential=ResNetPotential(3, 4, 8))
+    check_message(caught.value, "(3, 4)", "(3, 5)")
 
 
 def test_a_potential_that_does_not_see_y() -> None:

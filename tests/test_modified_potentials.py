@@ -10,9 +10,17 @@ from types import MethodType
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, prune
 
-from pyg_ea import EAAggregation, NesterovSolver, ResNetPotential, collect_solutions, solve_backend
+from pyg_ea import (
+    EAAggregation,
+    L2Prior,
+    NesterovSolver,
+    ResNetPotential,
+    collect_solutions,
+    solve_backend,
+)
 from pyg_ea.potentials.closed_form import ClosedForm
 from pyg_ea.segments import Segments
 
@@ -201,6 +209,66 @@ def test_a_backend_chosen_by_name_refuses_them(modify) -> None:
     layer, x = make(modify), torch.randn(5, 6, dtype=torch.float64)
     with solve_backend("torch"), pytest.raises(RuntimeError, match="not an unmodified ResNetPot"):
         layer(x)
+
+
+def doubled(module: nn.Module, y: Tensor) -> Tensor:
+    return 2 * y.abs().pow(3).sum(dim=-1)
+
+
+def patched_prior(prior: nn.Module) -> None:
+    prior.forward = MethodType(doubled, prior)
+
+
+PRIORS: dict[str, Callable[[L2Prior], object]] = {
+    "subclass": lambda prior: setattr(
+        prior, "__class__", type("P", (L2Prior,), {"forward": doubled})
+    ),
+    "patched": patched_prior,
+    "hook": lambda prior: prior.register_forward_hook(lambda module, inputs, output: 9 * output),
+    "pre-hook": lambda prior: prior.register_forward_pre_hook(lambda module, inputs: inputs[0] + 1),
+}
+
+
+@pytest.mark.parametrize("modify", PRIORS.values(), ids=PRIORS)
+def test_a_modified_prior_is_what_a_call_of_it_computes(modify) -> None:
+    layers = [make(lambda potential: None) for _ in range(3)]
+    modify(layers[0].prior)
+    modify(layers[1].prior)
+    layers[1].prior = PriorFunction(layers[1].prior)
+    got, expected, original = map(parameters_after_training, layers)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    assert (got[0] - original[0]).abs().max() > 1e-4
+    with solve_backend("torch"), pytest.raises(RuntimeError, match="the prior"):
+        layers[0](torch.randn(5, 6, dtype=torch.float64))
+
+
+class PriorFunction(nn.Module):
+    """Calls a prior; not one itself."""
+
+    def __init__(self, prior: nn.Module) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.prior(y)
+
+
+def test_hooks_on_all_modules() -> None:
+    x, index = torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3
+    layer, doubles = make(lambda potential: None), make(lambda potential: None)
+    for name in ("layer1", "layer2", "layer3", "skip1", "skip2", "skip3"):
+        linear = getattr(doubles.potential, name)
+        linear.register_forward_hook(lambda module, inputs, output: 2 * output)
+    expected, original = doubles(x, index), layer(x, index)
+    handle = register_module_forward_hook(
+        lambda module, inputs, output: 2 * output if isinstance(module, nn.Linear) else None
+    )
+    try:
+        torch.testing.assert_close(layer(x, index), expected, rtol=0, atol=1e-12)
+    finally:
+        handle.remove()
+    assert torch.equal(layer(x, index), original)
 
 
 def test_an_unmodified_potential_has_the_closed_form_again_once_a_hook_is_removed() -> None:

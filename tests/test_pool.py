@@ -30,6 +30,18 @@ def test_pools_the_nodes_of_each_graph() -> None:
     torch.testing.assert_close(out, one_by_one, rtol=0, atol=1e-13)
 
 
+def test_leading_dimensions_are_further_batches() -> None:
+    torch.manual_seed(0)
+    pool = EAGlobalPool(3, 4, 8, steps=2).double()
+    x, batch = (
+        0.5 * torch.randn(2, 5, 7, 3, dtype=torch.float64),
+        torch.tensor([0, 2, 2, 0, 2, 3, 3]),
+    )
+    for graphs in (batch, None):
+        expected = torch.stack([torch.stack([pool(x, graphs) for x in row]) for row in x])
+        torch.testing.assert_close(pool(x, graphs), expected, rtol=0, atol=1e-13)
+
+
 def test_steps_of_training_and_evaluation_are_passed_on() -> None:
     pool = EAGlobalPool(3, 4, steps=2, eval_steps=9)
     assert (pool.aggr.steps, pool.aggr.eval_steps) == (2, 9)

@@ -70,6 +70,7 @@ class FusedSolve(torch.autograd.Function):
         solution, saved = backend.forward(problem, settings, save=True)
         ctx.backend, ctx.settings = backend, settings  # type: ignore[attr-defined]
         ctx.size = 3 + len(tensors)  # type: ignore[attr-defined]
+        assert segments.ptr is not None
         ctx.save_for_backward(scale, segments.index, segments.ptr, *tensors, *saved)
         results = zip(Solution._fields, solution, strict=True)
         ctx.mark_non_differentiable(*(t for name, t in results if name not in DIFFERENTIABLE))

@@ -115,7 +115,7 @@ def gradient_in_y(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
     they are not. The caller leaves ``inference_mode`` first.
     """
     if torch.compiler.is_exporting():
-        raise RuntimeError(
+        raise TypeError(  # PyG looks at the index after a RuntimeError, which export forbids
             "torch.export takes only potentials and priors with a gradient of their own, as "
             "ResNetPotential without hooks or replaced layers, and L2Prior"
         )
