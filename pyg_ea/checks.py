@@ -52,7 +52,7 @@ def one_each(name: str, value: Any, size: int, of: str) -> Tensor:
     """
     if isinstance(value, Tensor) and value.shape == (size,):
         return value
-    got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     raise ValueError(
         f"the {name} returned {got} for {size} {of}s, expected [{size}]: one number for each {of}"
     )

@@ -26,9 +26,7 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
 
 
 def in_transform() -> bool:
-    """Whether a ``torch.func`` transform is active: its tensors have no storage, and it takes no
-    ``torch.autograd.Function`` of the usual form.
-    """
+    """Whether a ``torch.func`` transform is active, whose tensors have no storage."""
     return torch._C._are_functorch_transforms_active()
 
 

@@ -177,14 +177,14 @@ def test_a_prior_of_the_wrong_shape() -> None:
         layer(X, INDEX)
     check_message(caught.value, "[2, 3]", "[2]")
     layer = EAAggregation(3, 3, steps=2, prior=lambda y: 0.0)
-    with pytest.raises(ValueError, match=r"prior returned 0\.0"):
+    with pytest.raises(ValueError, match=r"prior returned a float"):
         layer(X, INDEX)
 
 
 @pytest.mark.parametrize(
     ("function", "got"),
     [
-        (lambda n: 1.0, "returned 1.0"),
+        (lambda n: 1.0, "returned a float"),
         (lambda n: n.new_ones(()), "shape []"),
         (lambda n: 1 / n[:, None], "shape [2, 1]"),
     ],

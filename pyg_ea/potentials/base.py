@@ -120,8 +120,7 @@ def gradient_in_y(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
             "ResNetPotential without hooks or replaced layers, and L2Prior"
         )
     if torch.compiler.is_compiling() or in_transform():
-        gradient = torch.func.grad(lambda y: function(y).sum())(y)
-        return gradient.to(state_dtype(gradient.dtype))
+        return torch.func.grad(lambda y: function(y).sum())(y)
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         if not (differentiable and y.requires_grad):
