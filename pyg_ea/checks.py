@@ -161,8 +161,8 @@ def check_elements(
         raise ValueError(
             f"x has {x.shape[-1]} channels (shape {list(x.shape)}), expected in_channels={channels}"
         )
-    parameters = potential.parameters() if isinstance(potential, nn.Module) else iter(())
-    weight = next(parameters, x)
+    parameters = potential.parameters() if isinstance(potential, nn.Module) else ()
+    weight = [*parameters, x][0]
     if weight.device != x.device:
         raise ValueError(
             f"x lies on {x.device} but the layer's weights on {weight.device}: call "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,12 @@ class Prior(nn.Module):
 
     Only :meth:`forward` is needed; any module or function with its signature serves as well.
     """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Gives a subclass with its own forward alone the gradient of that, by autograd."""
+        super().__init_subclass__(**keywords)
+        if "forward" in vars(cls) and "gradient" not in vars(cls):
+            cls.gradient = Prior.gradient  # type: ignore[method-assign]
 
     def forward(self, y: Tensor) -> Tensor:
         """``[S, Dy] -> [S]``."""
@@ -107,12 +114,6 @@ class NoPrior(Prior):
         return torch.zeros_like(y)
 
 
-def _has_gradient(prior: Prior) -> bool:
-    """Whether ``gradient`` is that of what a call computes: a subclass may have its own forward."""
-    owner = next(c for c in type(prior).__mro__ if {"forward", "gradient"} & vars(c).keys())
-    return "gradient" in vars(owner) and is_unchanged(prior)
-
-
 @dataclass(frozen=True)
 class Energy:
     r"""The energy of every segment, (2) and (C.1) of the paper.
@@ -139,11 +140,16 @@ class Energy:
 
     def gradient(self, y: Tensor) -> Tensor:
         """``[S, Dy] -> [S, Dy]``, differentiable where gradients are enabled."""
-        if isinstance(self.prior, Prior) and _has_gradient(self.prior):
-            prior = self.prior.gradient(y)
+        prior = self.prior
+        if (
+            isinstance(prior, Prior)
+            and type(prior).gradient is not Prior.gradient
+            and is_unchanged(prior)
+        ):
+            of_prior = prior.gradient(y)
         else:
-            prior = gradient_in_y(self._prior_value, y)
-        return self.scale[:, None] * (prior + self.potential.gradient(y))
+            of_prior = gradient_in_y(self._prior_value, y)
+        return self.scale[:, None] * (of_prior + self.potential.gradient(y))
 
     def _prior_value(self, y: Tensor) -> Tensor:
         return one_each("prior", self.prior(y), y.shape[0], "segment")

@@ -255,20 +255,21 @@ class PriorFunction(nn.Module):
 
 
 def test_hooks_on_all_modules() -> None:
-    x, index = torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3
-    layer, doubles = make(lambda potential: None), make(lambda potential: None)
+    x, index = torch.linspace(-1, 1, 54, dtype=torch.float64).view(9, 6), torch.arange(9) % 3
+    layer, scaled = make(lambda potential: None), make(lambda potential: None)
     for name in ("layer1", "layer2", "layer3", "skip1", "skip2", "skip3"):
-        linear = getattr(doubles.potential, name)
-        linear.register_forward_hook(lambda module, inputs, output: 2 * output)
-    expected, original = doubles(x, index), layer(x, index)
+        linear = getattr(scaled.potential, name)
+        linear.register_forward_hook(lambda module, inputs, output: 0.5 * output)
+    expected, original = scaled(x, index), layer(x, index)
     handle = register_module_forward_hook(
-        lambda module, inputs, output: 2 * output if isinstance(module, nn.Linear) else None
+        lambda module, inputs, output: 0.5 * output if isinstance(module, nn.Linear) else None
     )
     try:
         torch.testing.assert_close(layer(x, index), expected, rtol=0, atol=1e-12)
     finally:
         handle.remove()
     assert torch.equal(layer(x, index), original)
+    assert (original - expected).abs().max() > 1e-3
 
 
 def test_an_unmodified_potential_has_the_closed_form_again_once_a_hook_is_removed() -> None:

@@ -90,7 +90,7 @@ def _is_sharded(module: nn.Module) -> bool:
 def is_unchanged(module: nn.Module) -> bool:
     """Whether there are no hooks on it or on all modules, and it has the forward of its class."""
     return not (
-        "forward" in vars(module)
+        "forward" in module.__dict__
         or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
