@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn.inits import reset
 
-from pyg_ea.checks import one_each
 from pyg_ea.potentials.base import BoundPotential, gradient_in_y, is_unchanged
 from pyg_ea.transforms import inverse_softplus, reshape_scalars, scalar_parameter
 
@@ -136,20 +135,12 @@ class Energy:
 
     def value(self, y: Tensor) -> Tensor:
         """``[S, Dy] -> [S]``."""
-        return self.scale * (self._prior_value(y) + self.potential.value(y))
+        return self.scale * (self.prior(y) + self.potential.value(y))
 
     def gradient(self, y: Tensor) -> Tensor:
         """``[S, Dy] -> [S, Dy]``, differentiable where gradients are enabled."""
-        prior = self.prior
-        if (
-            isinstance(prior, Prior)
-            and type(prior).gradient is not Prior.gradient
-            and is_unchanged(prior)
-        ):
-            of_prior = prior.gradient(y)
+        if isinstance(self.prior, Prior) and is_unchanged(self.prior):
+            prior = self.prior.gradient(y)
         else:
-            of_prior = gradient_in_y(self._prior_value, y)
-        return self.scale[:, None] * (of_prior + self.potential.gradient(y))
-
-    def _prior_value(self, y: Tensor) -> Tensor:
-        return one_each("prior", self.prior(y), y.shape[0], "segment")
+            prior = gradient_in_y(self.prior, y)
+        return self.scale[:, None] * (prior + self.potential.gradient(y))

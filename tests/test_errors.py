@@ -176,6 +176,9 @@ def test_a_prior_of_the_wrong_shape() -> None:
     with pytest.raises(ValueError, match="prior") as caught:
         layer(X, INDEX)
     check_message(caught.value, "[2, 3]", "[2]")
+    wrong = type("Wrong", (L2Prior,), {"forward": lambda self, y: y.square()})()
+    with pytest.raises(ValueError, match=r"prior returned shape \[2, 3\]"):
+        EAAggregation(3, 3, steps=2, prior=wrong)(X, INDEX)
     layer = EAAggregation(3, 3, steps=2, prior=lambda y: 0.0)
     with pytest.raises(ValueError, match=r"prior returned a float"):
         layer(X, INDEX)

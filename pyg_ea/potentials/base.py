@@ -114,18 +114,22 @@ def gradient_in_y(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
     The result can be differentiated again where gradients are enabled, and keeps no graph where
     they are not. The caller leaves ``inference_mode`` first.
     """
+
+    def energy(y: Tensor) -> Tensor:  # a bound potential's value has the right shape
+        return one_each("prior", function(y), y.shape[0], "segment").sum()
+
     if torch.compiler.is_exporting():
         raise TypeError(  # PyG looks at the index after a RuntimeError, which export forbids
             "torch.export takes only potentials and priors with a gradient of their own, as "
             "ResNetPotential without hooks or replaced layers, and L2Prior"
         )
     if torch.compiler.is_compiling() or in_transform():
-        return torch.func.grad(lambda y: function(y).sum())(y)
+        return torch.func.grad(energy)(y)
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         if not (differentiable and y.requires_grad):
             y = y.detach().requires_grad_()
-        total = function(y).sum()
+        total = energy(y)
         gradient = None
         if total.requires_grad:
             create_graph = differentiable and not _is_only_leaf(y, total)
