@@ -161,8 +161,10 @@ def check_elements(
         raise ValueError(
             f"x has {x.shape[-1]} channels (shape {list(x.shape)}), expected in_channels={channels}"
         )
-    parameters = potential.parameters() if isinstance(potential, nn.Module) else ()
-    weight = [*parameters, x][0]
+    weight = x
+    for parameter in potential.parameters() if isinstance(potential, nn.Module) else ():
+        weight = parameter
+        break
     if weight.device != x.device:
         raise ValueError(
             f"x lies on {x.device} but the layer's weights on {weight.device}: call "
