@@ -102,6 +102,20 @@ LABELS["protocol"] = {
     "mean-hidden-skip": "mean, MLP + linear",
     "mean+sum+max-hidden-skip": "mean+sum+max, MLP + linear",
 }
+LABELS["local-protocol"] = {
+    f"{model}-{row}": f"{model.upper()}, {label}"
+    for model in ("gin", "gcn")
+    for row, label in {
+        "sum": "sum",
+        "sum-wide": "sum, wider network",
+        "sum-ea": "EA beside the sum",
+        "ea": "EA in place of the sum",
+    }.items()
+}
+LABELS["dropout"] = {
+    row: LABELS["protocol"][row]
+    for row in ("mean+sum+max", "mean+sum+max-hidden", "ea", "ea+mean+sum+max")
+}
 LABELS["whole"] = {
     row: LABELS["heads"][row]
     for row in ("sum-head", "max-head", "mean+sum+max-head", "wide-ea", "ea+mean+sum+max")

@@ -41,6 +41,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         "median": lambda: sets_table("median", {}),
         "counting": lambda: sets_table("counting", COUNTING),
         "counting-longer": lambda: sets_table("counting-12000-steps", COUNTING),
+        "nodes": lambda: sets_table("nodes", NODES),
         "paper": paper_table,
         "layers": layer_table,
         "adjoints": adjoint_table,
