@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import uuid
@@ -116,22 +117,41 @@ def owned(folder: Path, other: str) -> Iterator[None]:
         yield
 
 
+class Loader(yaml.SafeLoader):
+    """Refuses equal keys, and aliases, since nested ones stand for content without bound."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As any loader of mappings."""
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands there more than once")
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As any loader of nodes."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not supported, write the values out")
+        return super().compose_node(parent, index)
+
+
+Loader.add_implicit_resolver(  # 1e-3, in YAML 1.1 a text
+    "tag:yaml.org,2002:float", re.compile("[-+]?[0-9]+e[-+]?[0-9]+$"), [*"-+0123456789"]
+)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A file of settings.
 
     Raises:
-        UserError: when it cannot be read or is no mapping. Aliases are refused, since nested ones
-            stand for content without bound.
+        UserError: when it cannot be read or is no mapping.
     """
     try:
         if not path.is_file():
             raise UserError(f"{path}: there is no such file")
-        text = path.read_text()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise UserError(f"{path}: aliases (*name) are not supported, write the values out")
-        content = yaml.safe_load(text)
+        content = yaml.load(path.read_bytes(), Loader)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} has no settings: expected lines such as 'lr: 0.01'")
     return content

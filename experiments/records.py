@@ -172,10 +172,10 @@ def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     try:
         missing = {name: "" for name, kind in columns.items() if kind == "float"}
         table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=missing)
-    except (ValueError, pd.errors.ParserError) as error:
+        others = table.columns.difference(list(columns))
+        table[others] = table[others].apply(pd.to_numeric)
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete it") from error
-    others = table.columns.difference(list(columns))
-    table[others] = table[others].apply(pd.to_numeric)
     own = list(table.columns[: len(columns)])
     if own != list(columns) or ("format" in own and (table["format"] != FORMAT).any()):
         raise UserError(f"{path} is of another version: choose another folder, or delete it")

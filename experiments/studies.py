@@ -73,25 +73,36 @@ class Study:
         """The study of that name."""
         path = FOLDER / f"{name}.yaml"
         try:
-            content = read_yaml(path)
-            file = content.get("shared")
-            base = read_yaml(FOLDER / "shared" / f"{file}.yaml") if file else {}
-            rows = {}
-            for row, entry in content["rows"].items():
-                settings = {"reference": content["reference"]} | (entry or {})
-                own = {key: settings.pop(key) for key in Row._fields if key in settings}
-                rows[row] = Row(settings, **own)
-            tune = content.get("tune")
-            tuning = tune and Tuning(**{"others": {}} | tune)
+            return cls._of(name, **read_yaml(path))
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise UserError(
                 f"{path} must have rows and reference; it may have base, shared (a file's name in "
                 f"{FOLDER / 'shared'}) and tune (values, seed, others, extend): {error!r}"
             ) from error
+
+    @classmethod
+    def _of(
+        cls,
+        name: str,
+        *,
+        rows: dict[str, dict[str, Any] | None],
+        reference: str,
+        base: dict[str, Any] | None = None,
+        shared: str | None = None,
+        tune: dict[str, Any] | None = None,
+    ) -> Study:
+        """The study that a file with these keys describes."""
+        common = read_yaml(FOLDER / "shared" / f"{shared}.yaml") if shared else {}
+        made = {}
         for row, entry in rows.items():
-            for other in {entry.reference, entry.match, entry.head_of} - {None, *rows}:
-                raise UserError(f"{path}: row {row} names {other}, which is no row")
-        return cls(name, base | content.get("base", {}), rows, tuning)
+            settings = {"reference": reference} | (entry or {})
+            own = {key: settings.pop(key) for key in Row._fields if key in settings}
+            made[str(row)] = Row(settings, **own)
+        for row, one in made.items():
+            for other in {one.reference, one.match, one.head_of} - {None, *made}:
+                raise ValueError(f"row {row} names {other}, which is no row")
+        tuning = Tuning(**{"others": {}} | tune) if tune else None
+        return cls(name, common | (base or {}), made, tuning)
 
     def configurations(self, flags: Sequence[str], data_name: str, tasks: int) -> dict[str, Config]:
         """The resolved settings of each row; a run adds its seed.

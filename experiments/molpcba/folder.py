@@ -133,10 +133,10 @@ continue {self.command("--epochs", str(2 * results["epochs"]))}"""
         is_changed, done = True, 0
         if config.resume:
             is_changed, done = self._check(config, fingerprint)
-        elif is_owner and self.config.exists():
+        elif is_owner and any(own.name[0] != "." for own in self.path.iterdir()):
             raise UserError(
-                f"{self.path} already has a run: --resume continues it or shows its results, "
-                "--name starts a new one"
+                f"{self.path} already has a run or other files: --resume continues a run or shows "
+                "its results, --name starts a new one"
             )
         if is_owner and is_changed:
             settings = to_dict(replace(config, preset="none", resume=False))
