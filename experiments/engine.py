@@ -16,7 +16,6 @@ from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 from joblib import Parallel, delayed, parallel_config
@@ -56,28 +55,16 @@ class Tuning(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """What the engine has to know of a study.
+    """What the engine has to know of a study. Worker processes import or unpickle ``perform``."""
 
-    Args:
-        study: its name.
-        references: rows in the order of the tables, each with that its differences are taken to.
-        settings: of a run, from its row, its seed and what is changed in the row, or None.
-        perform: makes a run, or the rest of it, in a folder of its own. With several at a time it
-            must be importable or picklable, for it runs in worker processes.
-        tuning: how each row finds its own values of some settings.
-        is_lower_better: whether the smallest score is the best.
-        identity: columns of the records that all runs have in common.
-        seconds: estimates the time of a run.
-    """
-
-    study: str
-    references: dict[str, str]
-    settings: Callable[[str, int, dict[str, Any]], dict[str, Any]]
-    perform: Callable[[Run, Path], Outcome]
-    tuning: Tuning | None
-    is_lower_better: bool
-    identity: dict[str, str]
-    seconds: Callable[[Run], float]
+    study: str  # its name
+    references: dict[str, str]  # rows in the order of the tables -> the row each is compared with
+    settings: Callable[[str, int, dict[str, Any]], dict[str, Any]]  # of row, seed and changes
+    perform: Callable[[Run, Path], Outcome]  # makes a run, or the rest of it, in its own folder
+    tuning: Tuning | None  # how each row finds its own values of some settings
+    is_lower_better: bool  # whether the smallest score is the best
+    identity: dict[str, str]  # columns of the records that all runs have in common
+    seconds: Callable[[Run], float]  # estimates the time of a run
 
     def run(self, row: str, seed: int, tries: tuple[str, ...] | None = None, **changes: Any) -> Run:
         """One run of the study."""
@@ -230,8 +217,7 @@ def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[s
                     print(f"[{number}/{len(missing)}] {run.name}: {text}", flush=True)
         except TerminatedWorkerError as error:
             raise UserError(
-                "a process that made a run died, most often for lack of memory: free some, or use "
-                "fewer --jobs, and call the same command again"
+                "a process that made a run died, most often for lack of memory: use fewer --jobs"
             ) from error
     return failures
 
@@ -265,12 +251,12 @@ def _end_with(parent: int) -> None:
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """SIGTERM raises ``Interrupted``: joblib then ends its workers, as after Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, _stop)
+
+    def stop(*_: object) -> NoReturn:
+        raise Interrupted("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(signal.Signals(number).name)

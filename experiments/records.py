@@ -148,8 +148,8 @@ def check_equal(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> No
     for key in sorted((found.keys() | wanted.keys()) - DROPPED):
         if found.get(key) != wanted.get(key):
             raise UserError(
-                f"{where}: made with {key} {found.get(key)}, not {wanted.get(key)}: the runs of a "
-                "row have the same settings; keep to them, or choose another name or folder"
+                f"{where}: made with {key} {found.get(key)}, not {wanted.get(key)}: keep to the "
+                "settings of the row's other runs, or choose another name or folder"
             )
 
 

@@ -143,8 +143,7 @@ class Config:
             value = getattr(self, name)
             if value is not None and not re.fullmatch(r"(?!-)(?=.*[^.])[^/\x00-\x1f]+", value):
                 raise UserError(
-                    f"{flag(name)} is a folder's name, without '/' and not beginning with '-', got "
-                    f"{value!r}"
+                    f"{flag(name)} is a folder's name, without '/' or a leading '-', got {value!r}"
                 )
 
 

@@ -124,8 +124,7 @@ def _prepared(source: Source, root: Path) -> dict[str, Any]:
                 common.save(path, content | {"key": key, "content": _digest(content)})
     except OSError as error:
         raise UserError(
-            f"cannot write the data under {root} ({error.strerror or error}): free some space or "
-            "name another folder with --root"
+            f"cannot write under {root} ({error.strerror or error}): choose another --root"
         ) from error
     return content
 

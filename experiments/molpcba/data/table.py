@@ -51,7 +51,7 @@ NEGATIVE = re.compile(
     r"n|no|f|-|neg(ative)?|fail|low|(non?|in|un)[- ]?(active|toxic|hit|binder|inhibitor)"
 )
 NAME = re.compile(r'\s*"([^"]+)"\s*|([^,]+)')
-"""One of the names in a flag. A name with a comma is in quotes."""
+"""A column's name in a flag, in quotes if it has a comma."""
 
 
 def prepare_table(path: Path, config: Config) -> dict[str, Any]:
@@ -106,7 +106,9 @@ def _table(path: Path, columns: Columns) -> pd.DataFrame:
     if fault:
         raise UserError(f"{path} is not a well-formed table: {fault}")
     table = pd.DataFrame(rows.values(), index=list(rows), columns=names, dtype=object)
-    table = table.loc[:, (table.columns != "") | (table != "").any().to_numpy()]
+    spare = [i for i, name in enumerate(names) if not name and not any(table.iloc[:, i])]
+    if spare:
+        table = table.loc[:, ~np.isin(range(len(names)), spare)]
     for name in table.columns[table.columns.duplicated()]:
         raise UserError(f"{path} has the column {name!r} more than once")
     return table
@@ -122,11 +124,14 @@ def read_labels(
 
     What is worth knowing about its columns is added to `notes`.
     """
-    given, ignored = (_names(text or "", table.columns) for text in (config.tasks, config.ignore))
+    given, ignored = (
+        [text] if text in table else [(one or other).strip() for one, other in NAME.findall(text)]
+        for text in (config.tasks or "", config.ignore or "")
+    )
     for name in (*given, *ignored):
         if name not in table:
             raise UserError(f"{path} has no column {name!r}; it has {some(list(table))}")
-    y = table[given or list(table)].drop(columns=ignored, errors="ignore")
+    y = table[list(dict.fromkeys(given)) or list(table)].drop(columns=ignored, errors="ignore")
     y = y.map(_reader(config.label_format)).astype(float)
     has_labels = np.isfinite(y).any()
     others = [] if given else [own for own in y if NO_TASK.match(own) or not has_labels[own]]
@@ -161,13 +166,6 @@ def read_labels(
             "these cells out)" + (f"; it has {hint}" if hint else "")
         )
     return y, is_real
-
-
-def _names(text: str, columns: pd.Index) -> list[str]:
-    """The names in a flag, each once."""
-    if text in columns:
-        return [text]
-    return list(dict.fromkeys((quoted or plain).strip() for quoted, plain in NAME.findall(text)))
 
 
 def _reader(form: str | None) -> Callable[[str], float]:
