@@ -125,8 +125,8 @@ def read_labels(
     What is worth knowing about its columns is added to `notes`.
     """
     given, ignored = (
-        [text] if text in table else [(one or other).strip() for one, other in NAME.findall(text)]
-        for text in (config.tasks or "", config.ignore or "")
+        [text] if text in table else [(a or b).strip() for a, b in NAME.findall(text or "")]
+        for text in (config.tasks, config.ignore)
     )
     for name in (*given, *ignored):
         if name not in table:
