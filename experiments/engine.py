@@ -180,7 +180,7 @@ def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, job
 def _estimated(grid: Grid, run: Run) -> float:
     try:
         return grid.seconds(run)
-    except UserError:  # the run itself will say so, and the others go on
+    except Exception:  # the run itself will say so, and the others go on
         return 0.0
 
 

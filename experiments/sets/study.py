@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from experiments.common import command, revision
+from experiments.common import UserError, command, revision
 from experiments.engine import Grid, Tuning, run_study
-from experiments.flags import Parser, opt
+from experiments.flags import Parser, flag, opt
 from experiments.metrics import LOWER_IS_BETTER
 from experiments.records import FRESH, Outcome, Run
 from experiments.sets.training import Problem, train
@@ -38,7 +38,7 @@ class Config:
         [None, "output", "both"],
         "LayerNorms to try: null, none; output, behind the aggregator; both, also before it",
     )
-    learning_rates: list[float] = opt(
+    learning_rates: list[PositiveFloat] = opt(
         [3e-3, 1e-2, 3e-2],
         "to try, with a seed of their own; if several, more while the best is at the edge",
     )
@@ -51,6 +51,11 @@ class Config:
     )
     steps: PositiveInt = opt(4000, "training steps of a reported run")
     evaluations: PositiveInt = opt(10, "evenly spaced along a run; the last one counts")
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "norms", "learning_rates"):
+            if not getattr(self, name):
+                raise UserError(f"{flag(name)} is an empty list")
 
 
 class Task(NamedTuple):
