@@ -65,6 +65,7 @@ def test_each_line_is_a_row_whatever_names_contain(read, gap):
         ("CCO\rCCC", [("CCO", ""), ("CCC", "")]),
         ("CCO a\rCCC b\nCC c\n", [("CCO", "a"), ("CCC", "b"), ("CC", "c")]),
         ("CCO |$;;R$|\ta\nCCC\tb\n", [("CCO |$;;R$|", "a"), ("CCC", "b")]),
+        ("CC O\tx\nCCO\ty z\nCC\tz\n", [("CC O", "x"), ("CCO", "y z"), ("CC", "z")]),
         ("Структура;x\nCCO;a\nCCC;b\n", [("CCO", "a"), ("CCC", "b")]),
         ("sep=;;\nsmiles;x\nCCO;a\nCCC;b\n", [("CCO", "a"), ("CCC", "b")]),
         ("smiles,name\nCCO,a, b\nCCC,c\n", [("CCO", "a, b"), ("CCC", "c")]),
@@ -109,6 +110,8 @@ def test_where_two_columns_could_be_the_smiles_the_flag_is_named(read):
     assert [row[1] for row in rows(read(twice, "SMILES"))] == ["CCC", "CN"]
     with pytest.raises(UserError, match="several columns of SMILES"):
         read("smiles,smiles\nCCO,CCC\n", "smiles")
+    with pytest.raises(UserError, match=r"^.{1,400}$"):  # not all of a cell
+        read(f"CCO\t{'x' * 9_000}\nCC\ty\n")
     with pytest.raises(UserError, match="has no column '3'"):
         read("CN\tCCO\n", "3")
 

@@ -123,6 +123,8 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
     separators = [declared[1]] if declared else [*filter(head_line.count, SEPARATORS), *spaces]
     best, score = None, (-1.0, 0.0)
     for separator in separators:
+        if score[1] == 1.0 and score[0] >= (0.5 if separator in SPACES else 1.0):
+            break  # a space in a SMILES does not make an even table one that spaces separate
         rows, fault = _cut(body, separator, first)
         full = [row for _, row in rows if any(map(str.strip, row))]
         rates = _smiles_rates(full)
@@ -130,8 +132,6 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
         own = max(rates), even
         if own > score:
             best, score = (separator, rows, full, rates, fault), own
-        if score == (1.0, 1.0):
-            break
     assert best is not None
     separator, rows, full, rates, fault = best
     head = [name.strip() for name in full[0]]
@@ -144,7 +144,8 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
 
 def some(names: Sequence[str], limit: int = 6) -> str:
     """The first names, separated by commas."""
-    return ", ".join(map(repr, names[:limit])) + (", ..." if len(names) > limit else "")
+    shown = [repr(name[:80]) for name in names[:limit]]
+    return ", ".join(shown) + (", ..." if len(names) > limit else "")
 
 
 def _cut(lines: list[str], separator: str, first: int) -> tuple[Rows, str]:
