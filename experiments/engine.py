@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -165,9 +165,11 @@ def is_missing(run: Run, records: Records, chosen: Collection[str]) -> bool:
 
 def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, jobs: int) -> str:
     """How many runs, of about how long: from one run of each row."""
-    kinds = {(run.row, run.tries): run for run in missing}
-    seconds = {kind: _estimated(grid, run) for kind, run in kinds.items()}
-    times = [seconds[run.row, run.tries] for run in missing]
+    kinds, seconds = {(run.row, run.tries): run for run in missing}, {}
+    for kind, run in kinds.items():
+        with suppress(Exception):  # the run itself will say so, and the others go on
+            seconds[kind] = grid.seconds(run)
+    times = [seconds.get((run.row, run.tries), 0.0) for run in missing]
     each = " to ".join(dict.fromkeys(duration(max(1, own)) for own in (min(times), max(times))))
     done = f" ({total - len(missing)} more are recorded)" if total > len(missing) else ""
     total_time = duration(max(1, sum(times) / jobs))
@@ -175,13 +177,6 @@ def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, job
         f"{len(missing)} runs{done} of about {each}, about {total_time} in all (--jobs {jobs}); "
         f"records in {out}"
     )
-
-
-def _estimated(grid: Grid, run: Run) -> float:
-    try:
-        return grid.seconds(run)
-    except Exception:  # the run itself will say so, and the others go on
-        return 0.0
 
 
 def _step(value: float, way: int) -> float:

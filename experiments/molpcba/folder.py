@@ -146,21 +146,19 @@ continue {self.command("--epochs", str(2 * results["epochs"]))}"""
 
     def _check(self, config: Config, fingerprint: str) -> tuple[bool, int]:
         """Whether the run is extended by ``config``, and the epochs that are done."""
-        then, done, fault = self.read_config(), 0, ""
-        for key, (old, new) in differences(then, config).items():
-            fault = (
-                f"was started with {flag(key)} {old}, not {new}: leave the flag out to continue it"
-            )
+        then, done = self.read_config(), 0
+        faults = [
+            f"was started with {flag(key)} {old}, not {new}: leave the flag out to continue it"
+            for key, (old, new) in differences(then, config).items()
+        ]
         if self.last.exists():
             checkpoint = read_checkpoint(self.last)
             done = checkpoint["epoch"] + 1
             if checkpoint["pyg_ea"]["fingerprint"] != fingerprint:
-                fault = (
-                    f"was trained on other data or another split than {fingerprint}: give the same"
-                )
+                faults.append("was trained on other data or another split: give the same")
         if config.epochs < done and config.epochs != then.epochs:
-            fault = f"has {done} epochs already, more than --epochs {config.epochs}: give more"
-        if fault:
+            faults.append(f"has {done} epochs already, more than --epochs {config.epochs}")
+        for fault in faults:
             raise UserError(f"{self.path} {fault}, or start a new run with --name")
         if config.epochs != then.epochs:
             note = f"note: {config.epochs} epochs instead of {then.epochs}, {done} are done"

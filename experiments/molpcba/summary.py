@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from experiments.common import DROPPED, UserError, command, owned
@@ -25,8 +24,9 @@ def summarise(paths: Sequence[Path], out: Path) -> str:
     ``paths`` are run folders, or folders of them. A row is a folder's name without data and seed;
     the best comes first. Records of an earlier summary in ``out`` are replaced.
     """
-    found = [sorted(path.glob(own)) for path in paths for own in ("results.json", "*/results.json")]
-    folders = {own.parent.resolve(): RunFolder(own.parent) for own in chain(*found)}
+    patterns = "results.json", "*/results.json"
+    found = [own.parent for path in paths for one in patterns for own in sorted(path.glob(one))]
+    folders = {path.resolve(): RunFolder(path) for path in found}
     if not folders:
         raise UserError("no finished run there; expected runs/NAME folders, or a folder of them")
     with owned(out, "--out"):

@@ -324,7 +324,9 @@ def test_which_columns_are_tasks(prepare, molecules, columns, settings, tasks):
 
 
 @pytest.mark.parametrize("flag", ["tasks", "ignore", "smiles_column", "label_format", "data_name"])
-def test_flags_of_tables_need_a_table(flag):
+def test_flags_of_tables_need_a_table_and_a_table_a_name_of_its_own(flag):
+    with pytest.raises(UserError, match="a table is not OGB's ogbg-molhiv: give it another --data"):
+        load(Config(csv=__file__, data_name="ogbg-molhiv"))
     with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} is for --csv"):
         load(Config(data="embedded", **{flag: "active"}))
 

@@ -68,6 +68,8 @@ def find_source(config: Config) -> Source:
             raise UserError(f"--csv and --data {data} exclude each other; leave one out")
         path = Path(config.csv)
         name = config.data_name or Path(path.name.removesuffix(".gz")).stem
+        if name in molecule_sets():
+            raise UserError(f"a table is not OGB's {name}: give it another --data-name")
         content = _hash(path), [getattr(config, setting) for setting in OF_TABLES]
         return Source(name, path.name, content, partial(prepare_table, path, config))
     for setting in (*OF_TABLES, "data_name"):

@@ -203,10 +203,7 @@ def _hint(cells: Iterable[str]) -> str | None:
             return f"{what} ({shown}): --label-format={form} reads them"
     if all(re.match("[<>~≤≥]", text) for text in texts):
         return f"bounds ({shown}): write numbers, or leave these cells empty"
-    kinds = [
-        "1" if POSITIVE.fullmatch(text) else "0" if NEGATIVE.fullmatch(text) else ""
-        for text in texts
-    ]
+    kinds = ["1" if POSITIVE.fullmatch(t) else "0" if NEGATIVE.fullmatch(t) else "" for t in texts]
     if len(texts) == 2 and not any(kinds):
         kinds = ["0", "1"]
     if len(texts) > 3 or not any(kinds):
