@@ -106,7 +106,10 @@ def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, 
             )
             return 0
         print(_announcement(grid, missing, len(tries) + len(runs), out, jobs), flush=True)
-        failures = _tune(grid, rows, records, jobs)
+        failures, made = [], set()
+        while tries := [run for run in _tries(grid, rows, records) if run.name not in made]:
+            failures += make(grid, tries, records, jobs)
+            made |= {run.name for run in tries}
         chosen = _chosen(grid, rows, records)
         runs = [grid.run(row, seed, **own) for seed in seeds for row, own in chosen.items()]
         failures += make(grid, runs, records, jobs)
@@ -115,16 +118,6 @@ def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, 
         if len(records.runs):
             print("\n" + report(out))
     return 1 if failures else 0
-
-
-def _tune(grid: Grid, rows: Sequence[str], records: Records, jobs: int) -> list[str]:
-    """Makes the tries of each row, those beyond the edge too; returns the failed ones, in words."""
-    failures: list[str] = []
-    made: set[str] = set()
-    while tries := [run for run in _tries(grid, rows, records) if run.name not in made]:
-        failures += make(grid, tries, records, jobs)
-        made |= {run.name for run in tries}
-    return failures
 
 
 def _tries(grid: Grid, rows: Sequence[str], records: Records) -> list[Run]:

@@ -132,13 +132,13 @@ class Records:
                 )
                 write_text(self.folder / f"{name}.csv", ordered.to_csv(index=False))
 
-    def check_same(self, identity: dict[str, str]) -> None:
-        """Raises ``UserError`` when there are runs of another study or of other data."""
+    def check_same(self, identity: dict[str, str], of: str = "") -> None:
+        """Raises ``UserError`` when there are runs of another study or other data than ``of``."""
         for table in (self.runs, self.tuning):
             for key, value in identity.items():
                 for other in set(table.get(key, ())) - {value}:
                     raise UserError(
-                        f"{self.folder}: made on {key} {other}, not {value}, which are not "
+                        f"{of}{self.folder}: made on {key} {other}, not {value}, which are not "
                         "compared: choose another folder for records and runs"
                     )
 

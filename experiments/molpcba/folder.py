@@ -58,7 +58,10 @@ class RunFolder:
 
     def read_results(self) -> Results:
         """The content of ``results.json``."""
-        return json.loads(self.results.read_text())
+        try:
+            return json.loads(self.results.read_text())
+        except ValueError as error:
+            raise UserError(f"{self.results} is damaged: delete it and --resume the run") from error
 
     def read_config(self) -> Config:
         """The resolved settings of the run that is to be resumed."""
@@ -157,7 +160,7 @@ continue {self.command("--epochs", str(2 * results["epochs"]))}"""
             if checkpoint["pyg_ea"]["fingerprint"] != fingerprint:
                 faults.append("was trained on other data or another split: give the same")
         if config.epochs < done and config.epochs != then.epochs:
-            faults.append(f"has {done} epochs already, more than --epochs {config.epochs}")
+            faults.append(f"has {done} epochs already: give more than --epochs {config.epochs}")
         for fault in faults:
             raise UserError(f"{self.path} {fault}, or start a new run with --name")
         if config.epochs != then.epochs:

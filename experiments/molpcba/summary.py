@@ -39,7 +39,7 @@ def summarise(paths: Sequence[Path], out: Path) -> str:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path} is not a whole run ({error!r}): leave it out") from error
             same = {key: made.record[key] for key in ("data", "split", "fingerprint")}
-            records.check_same(same)
+            records.check_same(same, f"{path} and the others in ")
             seed = config["seed"]
             row = path.name.removeprefix(f"{same['data']}-").removesuffix(f"-seed{seed}")
             run = Run(row, seed, {k: v for k, v in config.items() if k not in NO_SETTING}, row)

@@ -45,7 +45,10 @@ def test_summary_refuses_what_cannot_be_compared(command, tmp_path, capsys):
     assert command("--epochs", "1") == 0
     assert command("--epochs", "1", "--name", "run-seed1", "--seed", "1", "--steps", "4") == 0
     assert command("--epochs", "1", "--name", "other", "--split-seed", "1") == 0
-    for name, message in {"other": "not compared", "run-seed1": "made with eval_steps 4"}.items():
+    for name, message in {
+        "other": "/runs/other and the others in ",
+        "run-seed1": "made with eval_steps 4",
+    }.items():
         runs = [str(tmp_path / "runs" / own) for own in ("run", name)]
         assert summary.main([*runs, "--out", str(tmp_path / "s")]) == 2
         assert message in capsys.readouterr().err
@@ -54,10 +57,10 @@ def test_summary_refuses_what_cannot_be_compared(command, tmp_path, capsys):
     for damage, message in {
         None: "row run has another run with seed 0: rename one",
         "metrics.csv": "is not a whole run",
-        "results.json": "is not a whole run",
+        "results.json": "results.json is damaged: delete it and --resume the run",
     }.items():
         if damage is not None:
-            (tmp_path / "copy" / "run" / damage).write_text("[]")
+            (tmp_path / "copy" / "run" / damage).write_text("")
         runs = [str(tmp_path / "runs" / "run"), str(tmp_path / "copy")]
         assert summary.main([*runs, "--out", str(tmp_path / "s")]) == 2
         assert message in capsys.readouterr().err
