@@ -405,7 +405,7 @@ def test_a_full_disk_and_a_root_that_is_a_file(tiny_csv, tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limit[1]))
     try:
-        with pytest.raises(UserError, match=r"cannot write the data under .*--root"):
+        with pytest.raises(UserError, match=r"cannot write under .*--root"):
             load(csv=tiny_csv, root=tmp_path / "data")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

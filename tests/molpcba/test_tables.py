@@ -303,7 +303,7 @@ def test_a_split_column_is_pointed_out_and_tasks_are_chosen_by_flags(train, mole
         ({"active": "y", "remark": ""}, {}, ["active"]),
         ({"mass": "i.5", "remark": ""}, {}, ["mass"]),
         ({"mass": "i.5", "Compound ID": "i"}, {}, ["mass"]),
-        ({"activity": "y"}, {}, ["activity"]),
+        ({"num": "i", "activity": "y"}, {}, ["activity"]),
         ({"active": "y", "": ""}, {}, ["active"]),
         ({"a": "y", "b": "y"}, {"tasks": "a,a"}, ["a"]),
         ({"a": "y", "b": "y"}, {"tasks": "a,b", "ignore": "b"}, ["a"]),

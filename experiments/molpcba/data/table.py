@@ -24,7 +24,7 @@ SHOWN = 10
 MANY = 10
 """A column of integers is real-valued from this many distinct values on."""
 NO_TASK = re.compile(
-    r"((is_?)?(train|valid|test|split|fold|subset|set|partition)(_?\d+)?|unnamed.*"
+    r"((is_?)?(train|valid|test|split|fold|subset|set|partition)(_?\d+)?|unnamed.*|num"
     r"|(.*[\W_])?(id|idx|index|name|cid|inchi(key)?)|)$",
     re.IGNORECASE,
 )
