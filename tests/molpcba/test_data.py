@@ -411,7 +411,7 @@ def test_a_full_disk_and_a_root_that_is_a_file(tiny_csv, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert all(p.name.endswith(".lock") for p in (tmp_path / "data").iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write the data under"):
+    with pytest.raises(UserError, match="cannot write under"):
         load(csv=tiny_csv, root=tmp_path / "file" / "below")
 
 
