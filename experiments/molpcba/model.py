@@ -9,7 +9,7 @@ from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch
-from torch_geometric.nn import Sequential, global_add_pool
+from torch_geometric.nn import global_add_pool
 from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.nn.resolver import aggregation_resolver
 
@@ -189,11 +189,16 @@ def build_head(config: Config, size: int, num_tasks: int) -> nn.Module:
         return nn.Linear(size, num_tasks)
     hidden = [nn.Linear(size, config.head_width), nn.ReLU(), nn.Dropout(config.dropout)]
     head = nn.Sequential(*hidden, nn.Linear(config.head_width, num_tasks))
-    if not config.head_skip:
-        return head
-    sum_of_both = [
-        (head, "x -> y"),
-        (nn.Linear(size, num_tasks), "x -> z"),
-        (torch.add, "y, z -> y"),
-    ]
-    return Sequential("x", sum_of_both)
+    return SkipHead(head, nn.Linear(size, num_tasks)) if config.head_skip else head
+
+
+class SkipHead(nn.Module):
+    """The sum of two modules' outputs: a head and a linear layer beside it."""
+
+    def __init__(self, head: nn.Module, skip: nn.Module) -> None:
+        super().__init__()
+        self.head, self.skip = head, skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[S, size] -> [S, num_tasks]``."""
+        return self.head(x) + self.skip(x)

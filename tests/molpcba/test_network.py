@@ -63,13 +63,12 @@ def test_messages_are_normed_before_they_are_aggregated(batch, local):
 def test_a_linear_layer_stands_beside_the_hidden_one(batch):
     network = network_of("--readout", "mean", "--head-width", "5", "--head-skip", "linear")
     y = network.readout(network.encode(batch), batch.batch, dim_size=2)
-    hidden, linear = network.head[0], network.head[1]
-    torch.testing.assert_close(network(batch), hidden(y) + linear(y))
-    assert [tuple(own.weight.shape) for own in hidden if hasattr(own, "weight")] == [
+    torch.testing.assert_close(network(batch), network.head.head(y) + network.head.skip(y))
+    assert [tuple(own.weight.shape) for own in network.head.head if hasattr(own, "weight")] == [
         (5, 8),
         (TASKS, 5),
     ]
-    assert linear.weight.shape == (TASKS, 8)
+    assert network.head.skip.weight.shape == (TASKS, 8)
 
 
 def test_deep_sets_has_the_size_of_ea():
