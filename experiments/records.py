@@ -88,11 +88,8 @@ class Records:
 
     def find(self, run: Run) -> pd.DataFrame:
         """The record of that run, no row where there is none."""
-        if run.tries is None:
-            table = self.runs
-            return table[(table["row"] == run.row) & (table["seed"] == run.seed)]
-        table = self.tuning
-        return table[(table["row"] == run.row) & (table["value"] == run.value)]
+        key, table = ("seed", self.runs) if run.tries is None else ("value", self.tuning)
+        return table[(table["row"] == run.row) & (table[key] == getattr(run, key))]
 
     def add(self, study: str, run: Run, outcome: Outcome) -> None:
         """Takes in a finished run."""
