@@ -17,7 +17,7 @@ FORMAT = 1
 """Raised when a column changes its meaning: older records are then refused."""
 LAST = 4
 """Evaluations in ``test_last``, a score with less luck in it than one epoch's."""
-FRESH = "fresh"
+FRESH = "fresh "
 """How the split of data that is drawn without end starts: scores are of the end of training, an
 epoch is a training step, and ``train_seconds`` is the time of all steps.
 """

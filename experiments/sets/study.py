@@ -92,7 +92,7 @@ def perform(name: str, run: Run, path: Path) -> Outcome:
         "train_seconds": round(curve["processor_seconds"].sum(), 2),
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in problem.model.parameters()),
-        "data": task.data, "split": f"{FRESH} data", "graphs": "", "fingerprint": "",
+        "data": task.data, "split": f"{FRESH}data", "graphs": "", "fingerprint": "",
         "revision": revision(), **test,
     }  # fmt: skip
     return Outcome(record, curve, valid[task.metric])

@@ -143,6 +143,8 @@ def test_a_split_of_ones_own(tmp_path, valid, message):
         return
     parts = made(split=str(tmp_path)).splits
     assert [own.tolist() for own in parts.values()] == [[0, 1, 2], [5, 4], [8]]
+    (tmp_path / "below").mkdir()
+    assert made(split=str(tmp_path / "below" / "..")).split == tmp_path.name
     with pytest.raises(UserError, match=r"has no split radom: leave out .* or a folder that ex"):
         made(split="radom")
 

@@ -162,4 +162,4 @@ def _split(name: str, content: dict[str, Any], config: Config) -> tuple[dict[str
             f"{name} has no split {split}: leave out --split to take its own; of a table it may be "
             "random, scaffold, or a folder that exists"
         )
-    return splits, Path(split).name
+    return splits, Path(split).resolve().name
