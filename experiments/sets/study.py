@@ -52,11 +52,6 @@ class Config:
     steps: PositiveInt = opt(4000, "training steps of a reported run")
     evaluations: PositiveInt = opt(10, "evenly spaced along a run; the last one counts")
 
-    def __post_init__(self) -> None:
-        for name in ("methods", "norms", "learning_rates"):
-            if not getattr(self, name):
-                raise UserError(f"{flag(name)} is an empty list")
-
 
 class Task(NamedTuple):
     """What the models of a study have to learn: ``TASK`` of the module ``experiments.NAME``."""
@@ -128,6 +123,9 @@ def study_command(task: Task) -> Callable[..., int]:
     def main(argv: Sequence[str]) -> int:
         """Makes the study; exit code 1 when a run failed."""
         config = task.config(**parser.values(argv))
+        for name in ("methods", "norms", "learning_rates"):
+            if not getattr(config, name):
+                raise UserError(f"{flag(name)} is an empty list")
         shared = {k: v for k, v in asdict(config).items() if k not in NOT_OF_A_RUN}
         shared["learning_rate"] = config.learning_rates[0]
         tried: dict[str, Sequence] = {"norm": config.norms, "learning_rate": config.learning_rates}
