@@ -187,8 +187,8 @@ def load(path: Path) -> dict[str, Any]:
 
 def revision() -> str:
     """The git commit of the code, with ``-dirty`` if changed since; unknown outside a checkout."""
-    call = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    call[1:1] = ["-C", str(Path(__file__).parent)]
+    place = str(Path(__file__).parent)
+    call = ["git", "-C", place, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.check_output(call, stderr=subprocess.DEVNULL, text=True).strip()
     return "unknown"

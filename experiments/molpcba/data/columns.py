@@ -91,8 +91,8 @@ class Columns(NamedTuple):
     @property
     def about(self) -> str:
         """What was decided about the file, in a line."""
-        header = "a header" if self.has_header else "no header"
-        name = f" ({self.names[self.smiles]!r})" if self.has_header else ""
+        title = f" ({self.names[self.smiles]!r})"
+        header, name = ("a header", title) if self.has_header else ("no header", "")
         between = SEPARATORS.get(self.separator, self.separator)
         shown = [row[self.smiles][:40] for _, row in self.rows if len(row) > self.smiles][:3]
         return (
