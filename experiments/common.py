@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import uuid
@@ -56,12 +57,9 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
                 stream.reconfigure(encoding="utf-8", errors="surrogateescape")
         try:
             return function(sys.argv[1:] if argv is None else argv) or 0
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except OSError as error:
-            is_output = isinstance(error, BrokenPipeError)
-            way_out = "" if is_output else ": free the disk, or choose another folder"
+        except (UserError, OSError) as error:
+            is_known = isinstance(error, UserError | BrokenPipeError)
+            way_out = "" if is_known else ": free the disk, or choose another folder"
             print(f"error: {error}{way_out}", file=sys.stderr)
             return 2
         except (KeyboardInterrupt, Interrupted) as error:
@@ -109,11 +107,26 @@ def owned(folder: Path, other: str) -> Iterator[None]:
         lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout as error:
         raise UserError(
-            f"another process is at work in {folder}: wait until it has ended, or choose another "
-            f"folder with {other}"
+            f"another process is at work in {folder}: wait for it, or choose another by {other}"
         ) from error
     with lock:
         yield
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses equal keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands there more than once")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # 1e-3, in YAML 1.1 a text
+    "tag:yaml.org,2002:float", re.compile("[-+]?[0-9]+e[-+]?[0-9]+$"), [*"-+0123456789"]
+)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -126,12 +139,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
             raise UserError(f"{path}: there is no such file")
-        text = path.read_text()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        data = path.read_bytes()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data)):
             raise UserError(f"{path}: aliases (*name) are not supported, write the values out")
-        content = yaml.safe_load(text)
+        content = yaml.load(data, _Loader)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} has no settings: expected lines such as 'lr: 0.01'")
     return content
@@ -174,12 +187,10 @@ def load(path: Path) -> dict[str, Any]:
 
 def revision() -> str:
     """The git commit of the code, with ``-dirty`` if changed since; unknown outside a checkout."""
-    call = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    place = str(Path(__file__).parent)
+    call = ["git", "-C", place, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     with suppress(OSError, subprocess.SubprocessError):
-        place = Path(__file__).parent
-        return subprocess.check_output(
-            call, cwd=place, stderr=subprocess.DEVNULL, text=True
-        ).strip()
+        return subprocess.check_output(call, stderr=subprocess.DEVNULL, text=True).strip()
     return "unknown"
 
 

@@ -12,11 +12,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 from joblib import Parallel, delayed, parallel_config
@@ -56,28 +55,16 @@ class Tuning(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """What the engine has to know of a study.
+    """What the engine has to know of a study. Worker processes import or unpickle ``perform``."""
 
-    Args:
-        study: its name.
-        references: rows in the order of the tables, each with that its differences are taken to.
-        settings: of a run, from its row, its seed and what is changed in the row, or None.
-        perform: makes a run, or the rest of it, in a folder of its own. With several at a time it
-            must be importable or picklable, for it runs in worker processes.
-        tuning: how each row finds its own values of some settings.
-        is_lower_better: whether the smallest score is the best.
-        identity: columns of the records that all runs have in common.
-        seconds: estimates the time of a run.
-    """
-
-    study: str
-    references: dict[str, str]
-    settings: Callable[[str, int, dict[str, Any]], dict[str, Any]]
-    perform: Callable[[Run, Path], Outcome]
-    tuning: Tuning | None
-    is_lower_better: bool
-    identity: dict[str, str]
-    seconds: Callable[[Run], float]
+    study: str  # its name
+    references: dict[str, str]  # rows in the order of the tables -> the row each is compared with
+    settings: Callable[[str, int, dict[str, Any]], dict[str, Any]]  # of row, seed and changes
+    perform: Callable[[Run, Path], Outcome]  # makes a run, or the rest of it, in its own folder
+    tuning: Tuning | None  # how each row finds its own values of some settings
+    is_lower_better: bool  # whether the smallest score is the best
+    identity: dict[str, str]  # columns of the records that all runs have in common
+    seconds: Callable[[Run], float]  # estimates the time of a run
 
     def run(self, row: str, seed: int, tries: tuple[str, ...] | None = None, **changes: Any) -> Run:
         """One run of the study."""
@@ -119,7 +106,10 @@ def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, 
             )
             return 0
         print(_announcement(grid, missing, len(tries) + len(runs), out, jobs), flush=True)
-        failures = _tune(grid, rows, records, jobs)
+        failures, made = [], set()
+        while tries := [run for run in _tries(grid, rows, records) if run.name not in made]:
+            failures += make(grid, tries, records, jobs)
+            made |= {run.name for run in tries}
         chosen = _chosen(grid, rows, records)
         runs = [grid.run(row, seed, **own) for seed in seeds for row, own in chosen.items()]
         failures += make(grid, runs, records, jobs)
@@ -128,16 +118,6 @@ def run_study(grid: Grid, rows: Sequence[str], seeds: Sequence[int], out: Path, 
         if len(records.runs):
             print("\n" + report(out))
     return 1 if failures else 0
-
-
-def _tune(grid: Grid, rows: Sequence[str], records: Records, jobs: int) -> list[str]:
-    """Makes the tries of each row, those beyond the edge too; returns the failed ones, in words."""
-    failures: list[str] = []
-    made: set[str] = set()
-    while tries := [run for run in _tries(grid, rows, records) if run.name not in made]:
-        failures += make(grid, tries, records, jobs)
-        made |= {run.name for run in tries}
-    return failures
 
 
 def _tries(grid: Grid, rows: Sequence[str], records: Records) -> list[Run]:
@@ -178,9 +158,11 @@ def is_missing(run: Run, records: Records, chosen: Collection[str]) -> bool:
 
 def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, jobs: int) -> str:
     """How many runs, of about how long: from one run of each row."""
-    kinds = {(run.row, run.tries): run for run in missing}
-    seconds = {kind: _estimated(grid, run) for kind, run in kinds.items()}
-    times = [seconds[run.row, run.tries] for run in missing]
+    kinds, seconds = {(run.row, run.tries): run for run in missing}, {}
+    for kind, run in kinds.items():
+        with suppress(Exception):  # the run itself will say so, and the others go on
+            seconds[kind] = grid.seconds(run)
+    times = [seconds.get((run.row, run.tries), 0.0) for run in missing]
     each = " to ".join(dict.fromkeys(duration(max(1, own)) for own in (min(times), max(times))))
     done = f" ({total - len(missing)} more are recorded)" if total > len(missing) else ""
     total_time = duration(max(1, sum(times) / jobs))
@@ -188,13 +170,6 @@ def _announcement(grid: Grid, missing: Sequence[Run], total: int, out: Path, job
         f"{len(missing)} runs{done} of about {each}, about {total_time} in all (--jobs {jobs}); "
         f"records in {out}"
     )
-
-
-def _estimated(grid: Grid, run: Run) -> float:
-    try:
-        return grid.seconds(run)
-    except UserError:  # the run itself will say so, and the others go on
-        return 0.0
 
 
 def _step(value: float, way: int) -> float:
@@ -230,8 +205,7 @@ def make(grid: Grid, runs: Sequence[Run], records: Records, jobs: int) -> list[s
                     print(f"[{number}/{len(missing)}] {run.name}: {text}", flush=True)
         except TerminatedWorkerError as error:
             raise UserError(
-                "a process that made a run died, most often for lack of memory: free some, or use "
-                "fewer --jobs, and call the same command again"
+                "a process that made a run died, most often for lack of memory: use fewer --jobs"
             ) from error
     return failures
 
@@ -265,12 +239,12 @@ def _end_with(parent: int) -> None:
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """SIGTERM raises ``Interrupted``: joblib then ends its workers, as after Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, _stop)
+
+    def stop(*_: object) -> NoReturn:
+        raise Interrupted("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(signal.Signals(number).name)

@@ -124,5 +124,6 @@ def _one_line(message: str) -> str:
     """jsonargparse's message with flags for its keys and without its Python types."""
     text = " ".join(message.split())
     text = re.sub(r'.*key "(\w+)": (Not of type \w+: )?', lambda match: f"{flag(match[1])}: ", text)
+    text = re.sub(r"<class '(\w+)'>", r"\1", text)
     text = text.replace("does not conform to restriction v", "is not ").replace(" and v", " and ")
     return text.replace("a typing.Literal", "one of ") + "; see --help"

@@ -17,7 +17,7 @@ FORMAT = 1
 """Raised when a column changes its meaning: older records are then refused."""
 LAST = 4
 """Evaluations in ``test_last``, a score with less luck in it than one epoch's."""
-FRESH = "fresh"
+FRESH = "fresh "
 """How the split of data that is drawn without end starts: scores are of the end of training, an
 epoch is a training step, and ``train_seconds`` is the time of all steps.
 """
@@ -88,11 +88,8 @@ class Records:
 
     def find(self, run: Run) -> pd.DataFrame:
         """The record of that run, no row where there is none."""
-        if run.tries is None:
-            table = self.runs
-            return table[(table["row"] == run.row) & (table["seed"] == run.seed)]
-        table = self.tuning
-        return table[(table["row"] == run.row) & (table["value"] == run.value)]
+        key, table = ("seed", self.runs) if run.tries is None else ("value", self.tuning)
+        return table[(table["row"] == run.row) & (table[key] == getattr(run, key))]
 
     def add(self, study: str, run: Run, outcome: Outcome) -> None:
         """Takes in a finished run."""
@@ -132,13 +129,13 @@ class Records:
                 )
                 write_text(self.folder / f"{name}.csv", ordered.to_csv(index=False))
 
-    def check_same(self, identity: dict[str, str]) -> None:
-        """Raises ``UserError`` when there are runs of another study or of other data."""
+    def check_same(self, identity: dict[str, str], of: str = "") -> None:
+        """Raises ``UserError`` when there are runs of another study or other data than ``of``."""
         for table in (self.runs, self.tuning):
             for key, value in identity.items():
                 for other in set(table.get(key, ())) - {value}:
                     raise UserError(
-                        f"{self.folder}: made on {key} {other}, not {value}, which are not "
+                        f"{of}{self.folder}: made on {key} {other}, not {value}, which are not "
                         "compared: choose another folder for records and runs"
                     )
 
@@ -148,8 +145,8 @@ def check_equal(where: str, found: dict[str, Any], wanted: dict[str, Any]) -> No
     for key in sorted((found.keys() | wanted.keys()) - DROPPED):
         if found.get(key) != wanted.get(key):
             raise UserError(
-                f"{where}: made with {key} {found.get(key)}, not {wanted.get(key)}: the runs of a "
-                "row have the same settings; keep to them, or choose another name or folder"
+                f"{where}: made with {key} {found.get(key)}, not {wanted.get(key)}: keep to the "
+                "settings of the row's other runs, or choose another name or folder"
             )
 
 
@@ -172,10 +169,10 @@ def _read(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     try:
         missing = {name: "" for name, kind in columns.items() if kind == "float"}
         table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=missing)
-    except (ValueError, pd.errors.ParserError) as error:
+        others = table.columns.difference(list(columns))
+        table[others] = table[others].apply(pd.to_numeric)
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete it") from error
-    others = table.columns.difference(list(columns))
-    table[others] = table[others].apply(pd.to_numeric)
     own = list(table.columns[: len(columns)])
     if own != list(columns) or ("format" in own and (table["format"] != FORMAT).any()):
         raise UserError(f"{path} is of another version: choose another folder, or delete it")

@@ -117,10 +117,9 @@ def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:
         return mean_and_deviation(values, form) if values else ""
 
     def difference(key: str) -> str:
-        if row == first.reference:
-            return ""
-        return difference_text(differences(runs, row, first.reference, key))
+        return other and difference_text(differences(runs, row, other, key))
 
+    other = "" if row == first.reference else first.reference
     alone = (runs["row"] == runs["reference"]).all()
     alike = runs[_on_gpu(runs) == _on_gpu(own).iloc[0]]
     times = by_seed(alike, row, "train_seconds") / by_seed(alike, first.reference, "train_seconds")
@@ -130,7 +129,7 @@ def _cells(runs: pd.DataFrame, row: str) -> dict[str, str]:
         f"valid {title}": score("valid"),
         f"test {title}": score("test"),
         "test, last": score("test_last"),
-        "compared with": "" if row == first.reference else first.reference,
+        "compared with": other,
         "difference, test": difference("test"),
         "difference, last": difference("test_last"),
         **{name.replace("_", " "): score(name) for name in runs.columns[len(RECORDS) :]},

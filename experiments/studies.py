@@ -59,6 +59,16 @@ class Row(NamedTuple):
     head_of: str | None = None
 
 
+class _File(NamedTuple):
+    """The keys of a study's file."""
+
+    rows: dict[str, Any]
+    reference: str
+    base: dict[str, Any] | None = None
+    shared: str | None = None
+    tune: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True)
 class Study:
     """A grid: the settings that all rows share, the rows in the order of the table, and tuning."""
@@ -73,25 +83,23 @@ class Study:
         """The study of that name."""
         path = FOLDER / f"{name}.yaml"
         try:
-            content = read_yaml(path)
-            file = content.get("shared")
-            base = read_yaml(FOLDER / "shared" / f"{file}.yaml") if file else {}
+            file = _File(**read_yaml(path))
+            base = read_yaml(FOLDER / "shared" / f"{file.shared}.yaml") if file.shared else {}
             rows = {}
-            for row, entry in content["rows"].items():
-                settings = {"reference": content["reference"]} | (entry or {})
+            for row, entry in file.rows.items():
+                settings = {"reference": file.reference} | (entry or {})
                 own = {key: settings.pop(key) for key in Row._fields if key in settings}
-                rows[row] = Row(settings, **own)
-            tune = content.get("tune")
-            tuning = tune and Tuning(**{"others": {}} | tune)
-        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+                rows[str(row)] = Row(settings, **own)
+            tuning = Tuning(**{"others": {}} | file.tune) if file.tune else None
+        except (TypeError, ValueError, AttributeError, OSError) as error:
             raise UserError(
                 f"{path} must have rows and reference; it may have base, shared (a file's name in "
                 f"{FOLDER / 'shared'}) and tune (values, seed, others, extend): {error!r}"
             ) from error
-        for row, entry in rows.items():
-            for other in {entry.reference, entry.match, entry.head_of} - {None, *rows}:
+        for row, one in rows.items():
+            for other in {one.reference, one.match, one.head_of} - {None, *rows}:
                 raise UserError(f"{path}: row {row} names {other}, which is no row")
-        return cls(name, base | content.get("base", {}), rows, tuning)
+        return cls(name, base | (file.base or {}), rows, tuning)
 
     def configurations(self, flags: Sequence[str], data_name: str, tasks: int) -> dict[str, Config]:
         """The resolved settings of each row; a run adds its seed.

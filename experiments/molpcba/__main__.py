@@ -12,15 +12,8 @@ import pandas as pd
 import torch
 import yaml
 
-from experiments.common import (
-    UserError,
-    command,
-    mean_and_deviation,
-    owned,
-    revision,
-    versions,
-    write_text,
-)
+from experiments import common
+from experiments.common import UserError, mean_and_deviation
 from experiments.metrics import TITLES
 from experiments.molpcba.config import Config, parse, resolve, to_dict
 from experiments.molpcba.data import load
@@ -31,7 +24,7 @@ from experiments.molpcba.training import MoleculeTraining, chance
 from experiments.report import draw_run, save_picture
 
 
-@command
+@common.command
 def main(argv: Sequence[str]) -> None:
     """Trains one network, or one for each of ``--seeds``."""
     config = parse(argv)
@@ -56,7 +49,7 @@ def run(config: Config, seeds: Sequence[str] = ()) -> Results:
         history = History(folder, data.metric)
         trainer = build_trainer(config, history)
         is_first = trainer.is_global_zero
-        with owned(folder.path, "--name") if is_first else nullcontext():
+        with common.owned(folder.path, "--name") if is_first else nullcontext():
             checkpoint = folder.start(config, data.fingerprint, is_first)
             say(f"data: {data.source}")
             settings = yaml.safe_dump(to_dict(config), default_flow_style=True, width=98)
@@ -68,7 +61,7 @@ def run(config: Config, seeds: Sequence[str] = ()) -> Results:
             trainer.test(module, verbose=False)
             results = collect(config, module, history, baseline)
             if is_first:
-                write_text(folder.results, json.dumps(results, indent=2) + "\n")
+                common.write_text(folder.results, json.dumps(results, indent=2) + "\n")
                 plot_run(folder)
     say(folder.table(results))
     return results
@@ -95,8 +88,8 @@ def collect(config: Config, module: MoleculeTraining, history: History, chance: 
         "data": data.describe(),
         "config": to_dict(config),
         "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "revision": revision(),
+        "versions": common.versions(),
+        "revision": common.revision(),
     }
 
 

@@ -141,8 +141,10 @@ class Config:
             )
         for name in ("data_name", "name"):
             value = getattr(self, name)
-            if value is not None and not re.fullmatch(r"[^/\0]*[^/.\0][^/\0]*", value):
-                raise UserError(f"{flag(name)} is a folder's name, without '/', got {value!r}")
+            if value is not None and not re.fullmatch(r"(?!-)(?=.*[^.])[^/\x00-\x1f]+", value):
+                raise UserError(
+                    f"{flag(name)} is a folder's name, without '/' or a leading '-', got {value!r}"
+                )
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -201,7 +203,7 @@ def as_recorded(content: dict[str, Any]) -> dict[str, Any]:
 def recorded(content: dict[str, Any], where: object) -> Config:
     """The resolved settings that a run recorded."""
     try:
-        return resolve(Config(**as_recorded(content)), "")
+        return resolve(Config(**as_recorded(content)), "recorded")
     except TypeError as error:
         raise UserError(f"{where} is of another version, use that: {error}") from error
 

@@ -178,7 +178,7 @@ def explained(way_on: str = "the same command starts it again") -> Iterator[None
         if isinstance(error.__context__, KeyboardInterrupt):
             raise Interrupted("SIGINT", way_on) from error
         raise
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
     except Exception as error:
         text = " ".join(str(error).split())

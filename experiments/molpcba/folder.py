@@ -58,14 +58,16 @@ class RunFolder:
 
     def read_results(self) -> Results:
         """The content of ``results.json``."""
-        return json.loads(self.results.read_text())
+        try:
+            return json.loads(self.results.read_text())
+        except ValueError as error:
+            raise UserError(f"{self.results} is damaged: delete it and --resume the run") from error
 
     def read_config(self) -> Config:
         """The resolved settings of the run that is to be resumed."""
         if not self.config.exists():
             raise UserError(
-                f"{self.path} has no run to resume: leave out --resume to start one, or check "
-                "--name and --runs-dir"
+                f"{self.path} has no run to resume: check --name, or leave out --resume"
             )
         try:
             return recorded(common.read_yaml(self.config), self.config)
@@ -133,10 +135,10 @@ continue {self.command("--epochs", str(2 * results["epochs"]))}"""
         is_changed, done = True, 0
         if config.resume:
             is_changed, done = self._check(config, fingerprint)
-        elif is_owner and self.config.exists():
+        elif is_owner and any(own.name[0] != "." for own in self.path.iterdir()):
             raise UserError(
-                f"{self.path} already has a run: --resume continues it or shows its results, "
-                "--name starts a new one"
+                f"{self.path} already has a run or other files: --resume continues a run, --name "
+                "starts a new one"
             )
         if is_owner and is_changed:
             settings = to_dict(replace(config, preset="none", resume=False))
@@ -148,24 +150,19 @@ continue {self.command("--epochs", str(2 * results["epochs"]))}"""
     def _check(self, config: Config, fingerprint: str) -> tuple[bool, int]:
         """Whether the run is extended by ``config``, and the epochs that are done."""
         then, done = self.read_config(), 0
-        for key, (old, new) in differences(then, config).items():
-            raise UserError(
-                f"{self.path} was started with {flag(key)} {old}, not {new}: leave the flag out to "
-                "continue it, or start a new run with --name"
-            )
+        faults = [
+            f"was started with {flag(key)} {old}, not {new}: leave the flag out to continue it"
+            for key, (old, new) in differences(then, config).items()
+        ]
         if self.last.exists():
             checkpoint = read_checkpoint(self.last)
             done = checkpoint["epoch"] + 1
             if checkpoint["pyg_ea"]["fingerprint"] != fingerprint:
-                raise UserError(
-                    f"{self.path} was trained on other data or another split (its fingerprint is "
-                    f"not {fingerprint}): give the same, or start a new run with --name"
-                )
+                faults.append("was trained on other data or another split: give the same")
         if config.epochs < done and config.epochs != then.epochs:
-            raise UserError(
-                f"{self.path} has {done} epochs already, which is more than --epochs "
-                f"{config.epochs}: give more, or start a new run with --name"
-            )
+            faults.append(f"has {done} epochs already: give more than --epochs {config.epochs}")
+        for fault in faults:
+            raise UserError(f"{self.path} {fault}, or start a new run with --name")
         if config.epochs != then.epochs:
             note = f"note: {config.epochs} epochs instead of {then.epochs}, {done} are done"
             if config.schedule == "cosine":
@@ -204,8 +201,7 @@ def find_run(argv: Sequence[str]) -> Config:
                 say(f"resuming {run.path}")
                 return config
     raise UserError(
-        f"no run in {given.runs_dir} has these settings: leave out --resume to start one, or "
-        "check the flags, --name and --runs-dir"
+        f"no run in {given.runs_dir} has these settings: check them, or leave out --resume"
     )
 
 

@@ -167,11 +167,10 @@ class VirtualNode(nn.Module):
     def __init__(self, width: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.zeros(width))
-        mlps = [
-            [*_hidden(width), nn.Linear(2 * width, width), BatchNorm(width), nn.ReLU()]
+        self.mlps = nn.ModuleList(
+            nn.Sequential(*_hidden(width), nn.Linear(2 * width, width), BatchNorm(width), nn.ReLU())
             for _ in range(layers - 1)
-        ]
-        self.mlps = nn.ModuleList([nn.Sequential(*mlp) for mlp in mlps])
+        )
         self.dropout = dropout
 
     def forward(self, layer: int, virtual: Tensor, x: Tensor, batch: Batch) -> Tensor:

@@ -124,10 +124,7 @@ def predict_file(given: argparse.Namespace) -> str:
     reasons = table.pop("reason")
     reasons[predicted.index[~np.isfinite(predicted).all(axis=1)]] = "the output is not finite"
     table = pd.concat([table, predicted.reindex(table.index), reasons], axis=1)
-    try:
-        write_text(out, table.to_csv(index=False), given.overwrite)
-    except FileExistsError:
-        raise UserError(f"--out {out} was made meanwhile: choose another file") from None
+    write_text(out, table.to_csv(index=False), given.overwrite)
     what = f"{'values' if network.real else 'probabilities'} of {some(tasks, 3)}"
     return f"{len(molecules):,} molecules of {len(table):,} lines: {what} in {out}"
 

@@ -118,18 +118,15 @@ def build_own(name: str, sizes: Sizes) -> Aggregation:
     """
     try:
         kind = resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"--readout {name} cannot be imported ({error}): expected package.module:Name, the "
-            "package installed or in this folder"
-        ) from error
-    if not isinstance(kind, type) or not issubclass(kind, Aggregation):
-        raise UserError(f"--readout {name} must be a class derived from PyG's Aggregation")
-    try:
+        if not issubclass(kind, Aggregation):
+            raise TypeError("not a class derived from PyG's Aggregation")
         signature(kind).bind(sizes.width)
-    except TypeError as error:
-        what = f"--readout {name} is built with one argument, the size of a node"
-        raise UserError(f"{what}: {error}") from error
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"--readout {name}: {error}; expected package.module:Name, the package installed or in "
+            "this folder, of a class derived from PyG's Aggregation that is built with one "
+            "argument, the size of a node"
+        ) from error
     return kind(sizes.width)
 
 
@@ -146,7 +143,6 @@ def output_size(layer: Aggregation, name: str, width: int) -> int:
     layer.train(was_training)
     if y.dim() != 2 or len(y) != 2:
         raise UserError(
-            f"--readout {name}: expected a result [graphs, channels], got {tuple(y.shape)} for 2 "
-            "graphs"
+            f"--readout {name}: expected a result [graphs, channels], got {[*y.shape]} for 2 graphs"
         )
     return y.shape[1]

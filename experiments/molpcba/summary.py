@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from experiments.common import DROPPED, UserError, command, owned
@@ -22,24 +21,30 @@ NO_SETTING = FREE | DROPPED | {"seed", "preset"}
 def summarise(paths: Sequence[Path], out: Path) -> str:
     """Writes records of the finished runs into ``out``, with table and pictures; returns the table.
 
-    ``paths`` are run folders, or folders of them. A row is a run's name without data and seed; the
-    best comes first. Records of an earlier summary in ``out`` are replaced.
+    ``paths`` are run folders, or folders of them. A row is a folder's name without data and seed;
+    the best comes first. Records of an earlier summary in ``out`` are replaced.
     """
-    found = [sorted(path.glob(own)) for path in paths for own in ("results.json", "*/results.json")]
-    folders = [RunFolder(path) for path in dict.fromkeys(own.parent for own in chain(*found))]
+    patterns = "results.json", "*/results.json"
+    found = [own.parent for path in paths for one in patterns for own in sorted(path.glob(one))]
+    folders = {path.resolve(): RunFolder(path) for path in found}
     if not folders:
         raise UserError("no finished run there; expected runs/NAME folders, or a folder of them")
     with owned(out, "--out"):
         records = Records(out)
         records.check_same({"study": "summary"})
         records.runs, records.curves = records.runs[:0], records.curves[:0]
-        for folder in folders:
-            config, made = folder.read_results()["config"], folder.outcome()
+        for path, folder in folders.items():
+            try:
+                config, made = folder.read_results()["config"], folder.outcome()
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path} is not a whole run ({error!r}): leave it out") from error
             same = {key: made.record[key] for key in ("data", "split", "fingerprint")}
-            records.check_same(same)
-            seed, name = config["seed"], config["name"]
-            row = name.removeprefix(f"{same['data']}-").removesuffix(f"-seed{seed}")
+            records.check_same(same, f"{path} and the others in ")
+            seed = config["seed"]
+            row = path.name.removeprefix(f"{same['data']}-").removesuffix(f"-seed{seed}")
             run = Run(row, seed, {k: v for k, v in config.items() if k not in NO_SETTING}, row)
+            if len(records.find(run)):
+                raise UserError(f"{path}: row {row} has another run with seed {seed}: rename one")
             for other in records.runs.loc[records.runs["row"] == row, "config"]:
                 check_equal(f"{folder.path}, row {row}", run.settings, json.loads(other))
             records.add("summary", run, made)

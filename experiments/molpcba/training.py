@@ -211,9 +211,8 @@ def chance(data: MoleculeData) -> float:
         both = (labels == 1).any(dim=0) & (labels == 0).any(dim=0)
         if not (labels.isfinite().any(dim=0).all() if data.metric == "rmse" else both.any()):
             raise UserError(
-                f"the {part} part ({len(labels)} molecules) cannot be scored: it needs a task with "
-                "a positive and a negative label, or, in a regression, a label in each task; use "
-                "more molecules or another --split"
+                f"the {part} part ({len(labels)} molecules) cannot be scored: it needs a positive "
+                "and a negative label of a task (real values: one of each); try another --split"
             )
     labels = data.labels("test")
     best = labels.double().nanmean(dim=0).expand_as(labels)

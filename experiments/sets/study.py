@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-from experiments.common import command, revision
+from experiments.common import UserError, command, revision
 from experiments.engine import Grid, Tuning, run_study
-from experiments.flags import Parser, opt
+from experiments.flags import Parser, flag, opt
 from experiments.metrics import LOWER_IS_BETTER
 from experiments.records import FRESH, Outcome, Run
 from experiments.sets.training import Problem, train
@@ -38,7 +38,7 @@ class Config:
         [None, "output", "both"],
         "LayerNorms to try: null, none; output, behind the aggregator; both, also before it",
     )
-    learning_rates: list[float] = opt(
+    learning_rates: list[PositiveFloat] = opt(
         [3e-3, 1e-2, 3e-2],
         "to try, with a seed of their own; if several, more while the best is at the edge",
     )
@@ -87,7 +87,7 @@ def perform(name: str, run: Run, path: Path) -> Outcome:
         "train_seconds": round(curve["processor_seconds"].sum(), 2),
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in problem.model.parameters()),
-        "data": task.data, "split": f"{FRESH} data", "graphs": "", "fingerprint": "",
+        "data": task.data, "split": f"{FRESH}data", "graphs": "", "fingerprint": "",
         "revision": revision(), **test,
     }  # fmt: skip
     return Outcome(record, curve, valid[task.metric])
@@ -123,6 +123,9 @@ def study_command(task: Task) -> Callable[..., int]:
     def main(argv: Sequence[str]) -> int:
         """Makes the study; exit code 1 when a run failed."""
         config = task.config(**parser.values(argv))
+        for name in ("methods", "norms", "learning_rates"):
+            if not getattr(config, name):
+                raise UserError(f"{flag(name)} is an empty list")
         shared = {k: v for k, v in asdict(config).items() if k not in NOT_OF_A_RUN}
         shared["learning_rate"] = config.learning_rates[0]
         tried: dict[str, Sequence] = {"norm": config.norms, "learning_rate": config.learning_rates}

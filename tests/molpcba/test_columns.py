@@ -63,6 +63,11 @@ def test_each_line_is_a_row_whatever_names_contain(read, gap):
         ("m1 CCO\nm2 CCC\n", [("CCO", "m1"), ("CCC", "m2")]),
         ("CCO\r\nCCC\r\n", [("CCO", ""), ("CCC", "")]),
         ("CCO\rCCC", [("CCO", ""), ("CCC", "")]),
+        ("CCO a\rCCC b\nCC c\n", [("CCO", "a"), ("CCC", "b"), ("CC", "c")]),
+        ("CCO |$;;R$|\ta\nCCC\tb\n", [("CCO |$;;R$|", "a"), ("CCC", "b")]),
+        ("CC O\tx\nCCO\ty z\nCC\tz\n", [("CC O", "x"), ("CCO", "y z"), ("CC", "z")]),
+        ("Структура;x\nCCO;a\nCCC;b\n", [("CCO", "a"), ("CCC", "b")]),
+        ("sep=;;\nsmiles;x\nCCO;a\nCCC;b\n", [("CCO", "a"), ("CCC", "b")]),
         ("smiles,name\nCCO,a, b\nCCC,c\n", [("CCO", "a, b"), ("CCC", "c")]),
         ('name,x\n"a, b",CCO\nc,CCC\n', [("CCO", "a, b"), ("CCC", "c")]),
         ("CCO\tsmiles of x\nCCC\ty\n", [("CCO", "smiles of x"), ("CCC", "y")]),
@@ -96,10 +101,17 @@ def test_a_row_without_its_column_has_a_reason(read):
 
 
 def test_where_two_columns_could_be_the_smiles_the_flag_is_named(read):
-    for text in ("CN\tCCO\nCO\tCCC\n", "a_smiles,canonical_smiles\nCCO,OCC\n", "a,b\nx,y\n"):
+    twice = "smiles,SMILES\nCCO,CCC\nCC,CN\n"
+    both = "a_smiles,canonical_smiles\nCCO,OCC\n"
+    for text in ("CN\tCCO\nCO\tCCC\n", both, "a,b\nx,y\n", twice, twice.lower()):
         with pytest.raises(UserError, match=r"column.* of SMILES.*--smiles-column names it"):
             read(text)
     assert [row[1] for row in rows(read("CN\tCCO\nCO\tCCC\n", "2"))] == ["CCO", "CCC"]
+    assert [row[1] for row in rows(read(twice, "SMILES"))] == ["CCC", "CN"]
+    with pytest.raises(UserError, match="several columns of SMILES"):
+        read("smiles,smiles\nCCO,CCC\n", "smiles")
+    with pytest.raises(UserError, match=r"^.{1,400}$"):  # not all of a cell
+        read(f"CCO\t{'x' * 9_000}\nCC\ty\n")
     with pytest.raises(UserError, match="has no column '3'"):
         read("CN\tCCO\n", "3")
 
@@ -111,7 +123,9 @@ def test_what_was_decided_is_said(read):
     assert "separated by tabs, no header; SMILES in column 1: 'CCO'" in read("CCO\tx\n").about
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-le"]
+)
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_encodings_and_gzip_are_told_by_the_first_bytes(read, encoding, pack):
     text = "smiles,name\r\nCCO,α\r\nCCC,β\r\n"

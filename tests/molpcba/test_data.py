@@ -116,6 +116,39 @@ def test_scaffold_split_puts_rare_scaffolds_last():
     assert split["train"][:50].tolist() == list(range(50))
 
 
+@pytest.mark.parametrize(
+    ("valid", "message"),
+    [
+        ("6\n5\n", None),
+        ("2\n", "has a row more than once"),
+        ("-1\n", "valid.csv has row -1; rows have numbers from 0 to 9"),
+        ("10\n", "valid.csv has row 10; rows have numbers from 0 to 9"),
+        ("row\n5\n", "valid.csv cannot be read"),
+        ("5.5\n", "valid.csv cannot be read"),
+        ("0,5\n", "valid.csv cannot be read"),
+        ("", "valid.csv cannot be read"),
+    ],
+)
+def test_a_split_of_ones_own(tmp_path, valid, message):
+    """Rows have numbers from 0; one without a molecule is in no part."""
+    smiles = ["C", "XX", "CC", "CCC", "N", "NN", "O", "OO", "S", "F"]
+    lines = [f"{one},{i % 2}\n" for i, one in enumerate(smiles)]
+    (tmp_path / "a.csv").write_text("".join(["smiles,a\n", *lines]))
+    for part, text in {"train": "0\n1\n2\n3\n", "valid": valid, "test": "9\n"}.items():
+        (tmp_path / f"{part}.csv").write_text(text)
+    made = partial(load, csv=tmp_path / "a.csv", root=tmp_path)
+    if message is not None:
+        with pytest.raises(UserError, match=message):
+            made(split=str(tmp_path))
+        return
+    parts = made(split=str(tmp_path)).splits
+    assert [own.tolist() for own in parts.values()] == [[0, 1, 2], [5, 4], [8]]
+    (tmp_path / "below").mkdir()
+    assert made(split=str(tmp_path / "below" / "..")).split == tmp_path.name
+    with pytest.raises(UserError, match=r"has no split radom: leave out .* or a folder that ex"):
+        made(split="radom")
+
+
 def test_equal_molecules_are_in_one_part(tmp_path):
     smiles = [row["smiles"] for row in tiny_rows()]
     text = "smiles,a\n" + "".join(f"{s},{i % 2}\n" for i, s in enumerate(smiles * 2))
@@ -374,13 +407,13 @@ def test_a_full_disk_and_a_root_that_is_a_file(tiny_csv, tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limit[1]))
     try:
-        with pytest.raises(UserError, match=r"cannot write the data under .*--root"):
+        with pytest.raises(UserError, match=r"cannot write under .*--root"):
             load(csv=tiny_csv, root=tmp_path / "data")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert all(p.name.endswith(".lock") for p in (tmp_path / "data").iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write the data under"):
+    with pytest.raises(UserError, match="cannot write under"):
         load(csv=tiny_csv, root=tmp_path / "file" / "below")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -180,7 +181,7 @@ def test_a_file_made_meanwhile_is_kept(call, tmp_path, monkeypatch):
         return original(*given)
 
     monkeypatch.setattr(module, "predict", predict)
-    assert "out.csv was made meanwhile" in call()[1].err
+    assert re.search(r"File exists: '.*out.csv'\): .* choose another", call()[1].err)
     assert (tmp_path / "out.csv").read_text() == "another's"
     assert not list(tmp_path.glob(".*.tmp"))
 

@@ -256,12 +256,18 @@ def test_a_runs_folder_that_cannot_be_written(command, tmp_path, capsys):
     assert "choose another folder (--runs-dir" in message
 
 
-def test_a_name_that_is_taken(command, capsys):
+def test_a_name_that_is_taken(command, run_folder, tmp_path, capsys):
     assert command() == 0
-    message = fails(command, capsys)
-    assert "already has a run" in message
-    assert "--resume" in message
-    assert "--name" in message
+    run_folder.config.unlink()  # its other files are still there
+    mine = tmp_path / "runs" / "mine" / "results.json"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    for name in ("run", "mine"):
+        message = fails(command, capsys, "--name", name)
+        assert f"{name} already has a run or other files" in message
+        assert "--resume" in message
+        assert "--name" in message
+    assert mine.read_text() == "mine"
 
 
 def test_resuming_with_other_settings_or_data(command, tiny_csv, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -35,16 +36,32 @@ def test_seeds_are_pooled_and_kinds_kept_apart(command, tmp_path, capsys):
     assert "| run | 2 | " in table
     assert f" | {mean_and_deviation(tests)} | " in table
     assert all((out / f"{name}.png").stat().st_size > 10_000 for name in ("outcome", "learning"))
-    assert summary.main([str(tmp_path / "runs" / "mean"), "--out", str(out)]) == 0
-    assert Records(out).runs["row"].tolist() == ["mean"]  # an earlier summary is replaced
+    moved = (tmp_path / "runs" / "mean").rename(tmp_path / "runs" / "renamed")
+    assert summary.main([str(moved), str(moved / "../renamed"), "--out", str(out)]) == 0
+    assert Records(out).runs["row"].tolist() == ["renamed"]  # an earlier summary is replaced
 
 
 def test_summary_refuses_what_cannot_be_compared(command, tmp_path, capsys):
     assert command("--epochs", "1") == 0
     assert command("--epochs", "1", "--name", "run-seed1", "--seed", "1", "--steps", "4") == 0
     assert command("--epochs", "1", "--name", "other", "--split-seed", "1") == 0
-    for name, message in {"other": "not compared", "run-seed1": "made with eval_steps 4"}.items():
+    for name, message in {
+        "other": "/runs/other and the others in ",
+        "run-seed1": "made with eval_steps 4",
+    }.items():
         runs = [str(tmp_path / "runs" / own) for own in ("run", name)]
+        assert summary.main([*runs, "--out", str(tmp_path / "s")]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "copy").mkdir()
+    shutil.copytree(tmp_path / "runs" / "run", tmp_path / "copy" / "run")
+    for damage, message in {
+        None: "row run has another run with seed 0: rename one",
+        "metrics.csv": "is not a whole run",
+        "results.json": "results.json is damaged: delete it and --resume the run",
+    }.items():
+        if damage is not None:
+            (tmp_path / "copy" / "run" / damage).write_text("")
+        runs = [str(tmp_path / "runs" / "run"), str(tmp_path / "copy")]
         assert summary.main([*runs, "--out", str(tmp_path / "s")]) == 2
         assert message in capsys.readouterr().err
     assert summary.main([str(tmp_path), "--out", str(tmp_path / "t")]) == 2

@@ -136,6 +136,7 @@ def test_labels_as_people_write_them(train, molecules, cell, known):
         (["n", "Y"], "n=0,y=1", "words ('n', 'y')", [0, 1]),
         (["NonToxic", "toxic"], "nontoxic=0,toxic=1", "words", [0, 1]),
         (["left", "right"], "left=0,right=1", "words ('left', 'right')", [0, 1]),
+        (["+", "-"], "+=1,-=0", "words ('+', '-')", [1, 0]),
     ],
 )
 def test_labels_in_another_form_name_the_flag_that_reads_them(
@@ -143,7 +144,7 @@ def test_labels_in_another_form_name_the_flag_that_reads_them(
 ):
     lines = [f"{smiles};{cells[i % 2]}" for i, (smiles, _) in enumerate(molecules)]
     text = "\n".join(["smiles;x", *lines, "CCCCCCCCO;"])
-    flag = "--label-format " + (f"'{form}'" if "=" in form else form)
+    flag = "--label-format=" + (f"'{form}'" if "=" in form else form)
     with pytest.raises(UserError, match="has no label column") as error:
         prepare(text)
     assert f"column 'x' could be labels but has {what}" in str(error.value)
@@ -169,10 +170,13 @@ def labels_of(data) -> np.ndarray:
 @pytest.mark.parametrize(
     ("cells", "hint"),
     [
-        (["1", "0,5"], "; it has decimal commas ('0,5'): --label-format decimal-comma reads them"),
+        (["1", "0,5"], "; it has decimal commas ('0,5'): --label-format=decimal-comma reads them"),
         (["1", ">10"], "; it has bounds ('>10'): write numbers, or leave these cells empty"),
-        (["0", "yes"], "; it has words ('yes'): --label-format 'yes=1' reads them"),
-        (["0", "a b"], "leaves columns out)"),
+        (["0", "yes"], "; it has words ('yes'): --label-format='yes=1' reads them"),
+        (["1", "-1"], "; it has words ('-1', '1'): --label-format='-1=0,1=1' reads them"),
+        (["0", "a b"], "leaves columns out, --label-format='a b'= leaves these cells out)"),
+        (["0", "-"], "leaves columns out, --label-format=-= leaves these cells out)"),
+        (["0", "2"], "; it has words ('0', '2'): --label-format='0=0,2=1' reads them"),
     ],
 )
 def test_a_column_with_some_labels_says_what_the_others_are(prepare, molecules, cells, hint):
@@ -224,7 +228,7 @@ def test_cells_with_line_breaks_and_a_molecule_too_large(prepare, molecules):
     assert "... and 3 more" in notes
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
 def test_a_table_in_another_encoding(prepare, molecules, encoding):
     text = table(molecules, ("smiles", "δραστικό"))
     assert prepare(text, encoding=encoding)[0].task_names == ["δραστικό"]
@@ -293,6 +297,40 @@ def test_a_split_column_is_pointed_out_and_tasks_are_chosen_by_flags(train, mole
     assert "has no column 'x'" in train(text, "--tasks", "x", "--name", "c")[0]
 
 
+@pytest.mark.parametrize(
+    ("columns", "settings", "tasks"),
+    [
+        ({"active": "y", "remark": ""}, {}, ["active"]),
+        ({"mass": "i.5", "remark": ""}, {}, ["mass"]),
+        ({"mass": "i.5", "Compound ID": "i"}, {}, ["mass"]),
+        ({"num": "i", "activity": "y"}, {}, ["activity"]),
+        ({"active": "y", "": ""}, {}, ["active"]),
+        ({"a": "y", "b": "y"}, {"tasks": "a,a"}, ["a"]),
+        ({"a": "y", "b": "y"}, {"tasks": "a,b", "ignore": "b"}, ["a"]),
+        ({'"IC50, nM"': "y", "b": "y"}, {"tasks": "IC50, nM"}, ["IC50, nM"]),
+        ({'"IC50, nM"': "y", "b": "y"}, {"tasks": 'b, "IC50, nM"'}, ["b", "IC50, nM"]),
+        ({'"IC50\n(nM)"': "y", "b": "y"}, {"ignore": "IC50\n(nM)"}, ["b"]),
+    ],
+)
+def test_which_columns_are_tasks(prepare, molecules, columns, settings, tasks):
+    """Two separators at the end of each line make two columns without a name."""
+    rows = [
+        ",".join([smiles, *(cell.replace("y", str(y)).replace("i", str(i)) for cell in cells), ""])
+        for i, (smiles, y) in enumerate(molecules)
+        for cells in [columns.values()]
+    ]
+    data, _ = prepare("\n".join([",".join(["smiles", *columns, ""]), *rows]), **settings)
+    assert data.task_names == tasks
+
+
+@pytest.mark.parametrize("flag", ["tasks", "ignore", "smiles_column", "label_format", "data_name"])
+def test_flags_of_tables_need_a_table_and_a_table_a_name_of_its_own(flag):
+    with pytest.raises(UserError, match="a table is not OGB's ogbg-molhiv: give it another --data"):
+        load(Config(csv=__file__, data_name="ogbg-molhiv"))
+    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} is for --csv"):
+        load(Config(data="embedded", **{flag: "active"}))
+
+
 def main_tasks(train, text, flags) -> int:
     """Tasks of a run with other flags, from its note."""
     _, notes = train(text, *flags, "--name", "_".join(flags).replace("-", "").replace(" ", ""))
@@ -306,11 +344,14 @@ def test_contradicting_labels_are_counted(train, molecules):
 
 
 def test_unreadable_smiles_are_listed(train, molecules):
-    results, notes = train(table([*molecules, ("C1CC", 0), ("", 1)]))
-    assert results["data"]["source"] == "table.csv; 90 molecules"
-    assert "2 rows left out:" in notes
-    assert "line 92: 'C1CC': not a SMILES" in notes
-    assert "line 93: '': no atoms" in notes
+    none = ["C1CC", "CC O", "CCO ethanol", "CC\0O", "CCO>>CC=O", "C\N{EN DASH}C"]
+    odd = ["CCO |$;;R$|", "*CC", "[13CH4]", "[CH3:1][OH:2]", "[H][H]", "[Na+].[Cl-]", "N->[Cu]"]
+    results, notes = train(table([*molecules, *((own, 0) for own in [*none, *odd]), ("", 1)]))
+    assert results["data"]["source"] == "table.csv; 97 molecules"
+    assert "7 rows left out:" in notes
+    for line, smiles in enumerate(none, 92):
+        assert f"line {line}: {smiles!r}: not a SMILES" in notes
+    assert "line 105: '': no atoms" in notes
 
 
 @pytest.mark.parametrize(

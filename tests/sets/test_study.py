@@ -76,6 +76,11 @@ def test_only_what_is_missing_is_made_and_equals_what_was(call, tmp_path, monkey
     ("flags", "message"),
     [
         (["--methods", "[medain]"], "row medain: expected some of ea"),
+        (["--methods", "[]"], "--methods is an empty list"),
+        (["--methods", "ea,mean"], "--methods: Expected a list. Got value: ea,mean"),
+        (["--norms", "[]"], "--norms is an empty list"),
+        (["--learning-rates", "[]"], "--learning-rates is an empty list"),
+        (["--learning-rates", "[0, 1e-3]"], "--learning-rates: 0 is not >0"),
         (["--seeds", "0"], "seeds"),
         (["--ea-rate", "0"], "ea-rate"),
         (["--nonsense", "1"], "nonsense"),
@@ -117,6 +122,14 @@ def test_a_budget_too_small_is_a_failure_and_the_others_go_on(call, tmp_path, ca
     assert call(*size) == 1
     assert "got 4500, expected at least" in capsys.readouterr().err
     assert set(Records(tmp_path / "results").runs["row"]) == {"mean"}
+
+
+def test_a_size_that_an_aggregator_cannot_have_is_a_failure(call, capsys):
+    assert call("--embedding", "3", "--methods", "[pma, mean]") == 1
+    error = capsys.readouterr().err
+    assert "failed: pma-" in error
+    assert "AssertionError, see" in error
+    assert "Traceback" not in error
 
 
 def test_two_at_a_time_as_a_process(tmp_path):

@@ -118,7 +118,7 @@ def test_a_second_call_makes_only_what_is_missing(call, tmp_path, monkeypatch):
 
 
 def test_a_value_is_chosen_for_each_row(call, folder, tmp_path):
-    tune = "tune: {values: {lr: [0.0001, 0.02]}, seed: 9}\n"
+    tune = "tune: {values: {lr: [1e-4, 0.02]}, seed: 9}\n"
     (folder / "tiny.yaml").write_text(TINY + tune)
     assert call("--rows", "mean", "ea-1") == 0
     records = Records(tmp_path / "out")
@@ -253,11 +253,17 @@ def test_refusals_are_one_line(call, folder, tmp_path, capsys):
     assert "made on data tiny, not other" in refused(call, capsys, "--data-name", "other")
     assert main(["nothing"]) == 2
     assert "must be a study, one of tiny" in capsys.readouterr().err
-    (folder / "tiny.yaml").write_text(TINY.replace("reference", "referense"))
-    assert "must have rows and reference" in refused(call, capsys)
+    for change in ("referense: mean\n", "bases: {}\n", "tune: {valus: 1}\n"):
+        (folder / "tiny.yaml").write_text(TINY + change)
+        assert "must have rows and reference" in refused(call, capsys)
+    (folder / "tiny.yaml").write_text(TINY + "  mean: {readout: max}\n")
+    assert "the key 'mean' stands there more than once" in refused(call, capsys)
     path = tmp_path / "out" / "records.csv"
-    path.write_text(path.read_text().replace("format", "shape"))
+    text = path.read_text()
+    path.write_text(text.replace("config\n", "config,note\n").replace('}"\n', '}",hello\n'))
     (folder / "tiny.yaml").write_text(TINY)
+    assert "records.csv is damaged (Unable to parse string" in refused(call, capsys)
+    path.write_text(text.replace("format", "shape"))
     assert "is of another version" in refused(call, capsys)
 
 

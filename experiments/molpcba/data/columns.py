@@ -1,13 +1,12 @@
 """Columns of a file of molecules: text, separator, quotes, header and the column with the SMILES.
 
-Gzip and byte-order marks are understood; all other text is UTF-8.
+Gzip, UTF-16 and UTF-32 are told by the first bytes; all other text is UTF-8.
 A table has cells between commas, semicolons, tabs or white space. A SMILES file is read as a table
 of two columns: what stands before the first white space, and the rest, whatever it contains.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import io
@@ -17,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from json import detect_encoding
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -32,7 +32,7 @@ GAP = re.compile(r"[ \t]+")
 FIRST_SPACE, SPACE = "the first white space", "white space"
 SPACES = {FIRST_SPACE: 1, SPACE: 0}
 """How often a line is cut there; 0: wherever there is some."""
-WORD = re.compile(r"(?=.*[adefghijkmqtuvwxyz])[A-Za-z][\w ()-]*|[A-Z_ ]{5,}")
+WORD = re.compile(r"(?=.*[adefghijkmqtuvwxyz\u0080-\uffff])[^\W\d_][\w ()-]*|[A-Z_ ]{5,}")
 """A word that a header could have, with letters that SMILES lack."""
 NUMBER = re.compile(r"[-+]?[0-9.,]*[0-9][0-9.,]*(e[-+]?[0-9]+)?", re.IGNORECASE)
 SAMPLE = 200
@@ -57,7 +57,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, without their ends: LF, CR LF, or CR in a file without LF.
+    """The lines of a text file, without their ends: LF, CR LF or CR.
 
     Other characters that Unicode counts as line ends (U+2028, form feed) are part of a line.
     """
@@ -65,9 +65,7 @@ def read_lines(path: Path) -> list[str]:
         data = file.read()
     if data.startswith(ZIP):
         raise UserError(f"{path} is a workbook or an archive, not text: save it as 'CSV UTF-8'")
-    wide = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)  # the first begins like that of UTF-16
-    is_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "utf-32" if data.startswith(wide) else "utf-16" if is_16 else "utf-8-sig"
+    encoding = detect_encoding(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -76,9 +74,7 @@ def read_lines(path: Path) -> list[str]:
             f"{path} is not {encoding[:6].upper().strip('-')} text (line {line} has the byte "
             f"0x{data[error.start]:02x}): save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
         ) from None
-    text = text.replace("\r\n", "\n")
-    if "\n" not in text:
-        text = text.replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.removesuffix("\n").split("\n") if text else []
 
 
@@ -95,8 +91,8 @@ class Columns(NamedTuple):
     @property
     def about(self) -> str:
         """What was decided about the file, in a line."""
-        header = "a header" if self.has_header else "no header"
-        name = f" ({self.names[self.smiles]!r})" if self.has_header else ""
+        title = f" ({self.names[self.smiles]!r})"
+        header, name = ("a header", title) if self.has_header else ("no header", "")
         between = SEPARATORS.get(self.separator, self.separator)
         shown = [row[self.smiles][:40] for _, row in self.rows if len(row) > self.smiles][:3]
         return (
@@ -118,7 +114,7 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
         UserError: when the file cannot be read, or no column or several could be the SMILES.
     """
     body = read_lines(path)
-    declared = re.fullmatch(r'"?sep=(.)"?', body[0], re.IGNORECASE) if body else None
+    declared = re.fullmatch(r'"?sep=(.)\W*', body[0], re.IGNORECASE) if body else None
     first = 2 if declared else 1
     body = body[first - 1 :]
     head_line = next(filter(str.strip, body), "")
@@ -127,6 +123,8 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
     separators = [declared[1]] if declared else [*filter(head_line.count, SEPARATORS), *spaces]
     best, score = None, (-1.0, 0.0)
     for separator in separators:
+        if score[1] == 1.0 and score[0] >= (0.5 if separator in SPACES else 1.0):
+            break  # a space in a SMILES does not make an even table one that spaces separate
         rows, fault = _cut(body, separator, first)
         full = [row for _, row in rows if any(map(str.strip, row))]
         rates = _smiles_rates(full)
@@ -134,8 +132,6 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
         own = max(rates), even
         if own > score:
             best, score = (separator, rows, full, rates, fault), own
-        if score == (1.0, 1.0):
-            break
     assert best is not None
     separator, rows, full, rates, fault = best
     head = [name.strip() for name in full[0]]
@@ -148,7 +144,8 @@ def read_columns(path: Path, wanted: str | None, spaces: Sequence[str]) -> Colum
 
 def some(names: Sequence[str], limit: int = 6) -> str:
     """The first names, separated by commas."""
-    return ", ".join(map(repr, names[:limit])) + (", ..." if len(names) > limit else "")
+    shown = [repr(name[:80]) for name in names[:limit]]
+    return ", ".join(shown) + (", ..." if len(names) > limit else "")
 
 
 def _cut(lines: list[str], separator: str, first: int) -> tuple[Rows, str]:
@@ -201,17 +198,16 @@ def _find_smiles(
     path: Path, head: list[str], rates: list[float], wanted: str | None
 ) -> tuple[int, bool]:
     """Position of the SMILES column, and whether the first row, `head`, is a header."""
-    if wanted is not None and wanted in head:
-        return head.index(wanted), True
     likely = [i for i, rate in enumerate(rates) if rate >= 0.5]
     named = [i for i, name in enumerate(head) if "smile" in name.lower()]
     if any(is_smiles(head[i]) for i in likely):
         named = []  # a molecule with a name
     named = [i for i in named if rates[i] > 0 or max(rates) == 0]
     exact = [i for i in named if head[i].lower() == "smiles"]
-    found = exact[:1] or named or likely or ([0] if len(head) == 1 else [])
+    found = exact or named or likely or ([0] if len(head) == 1 else [])
     if wanted is not None:
-        found = [i for i in range(len(head)) if wanted == str(i + 1)]
+        named = [i for i, name in enumerate(head) if name == wanted] or named
+        found = named if wanted in head else [i for i in range(len(head)) if wanted == str(i + 1)]
         if not found:
             raise UserError(f"{path} has no column {wanted!r}; it has {some(head)}")
     if len(found) != 1:

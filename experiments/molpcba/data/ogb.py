@@ -75,8 +75,7 @@ def prepare_ogb(name: str, folder: Path) -> dict[str, Any]:
         or (edge >= nodes.repeat(bonds)[:, None]).any()
     ):
         raise UserError(
-            f"the files in {folder} do not belong together (lengths, atom numbers or the split "
-            "disagree); get the data set again"
+            f"the files in {folder} disagree (lengths, atom numbers or split); get them again"
         )
     y, units = stored_labels(y, facts["task type"] == "regression")
     return {

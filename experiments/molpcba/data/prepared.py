@@ -23,14 +23,19 @@ from torch import Tensor
 import experiments.molpcba.data.embedded as embedded
 from experiments import common
 from experiments.common import UserError
+from experiments.flags import flag
 from experiments.molpcba.config import Config
 from experiments.molpcba.data.graphs import MoleculeData, PackedGraphs
 from experiments.molpcba.data.ogb import NEEDED, find_ogb, molecule_sets, prepare_ogb
 from experiments.molpcba.data.splits import random_split, read_split, scaffold_split
 from experiments.molpcba.data.table import prepare_table
 
-VERSION = 4
+VERSION = 5
 """Raise it whenever prepared data would come out differently: older files are then left unread."""
+
+
+OF_TABLES = ("smiles_column", "tasks", "ignore", "task_type", "label_format")
+"""Settings that decide how a table is read."""
 
 
 class Source(NamedTuple):
@@ -63,9 +68,13 @@ def find_source(config: Config) -> Source:
             raise UserError(f"--csv and --data {data} exclude each other; leave one out")
         path = Path(config.csv)
         name = config.data_name or Path(path.name.removesuffix(".gz")).stem
-        options = [config.smiles_column, config.tasks, config.ignore, config.task_type]
-        content = _hash(path), options, config.label_format
+        if name in molecule_sets():
+            raise UserError(f"a table is not OGB's {name}: give it another --data-name")
+        content = _hash(path), [getattr(config, setting) for setting in OF_TABLES]
         return Source(name, path.name, content, partial(prepare_table, path, config))
+    for setting in (*OF_TABLES, "data_name"):
+        if getattr(config, setting) not in (None, "auto"):
+            raise UserError(f"{flag(setting)} is for --csv: leave it out, or name a table")
     sets, because = molecule_sets(), "as asked"
     if data not in (choices := ["auto", "ogb", "embedded", *sets]):
         raise UserError(f"--data must be one of {', '.join(choices)}, got {data!r}")
@@ -86,6 +95,8 @@ def find_source(config: Config) -> Source:
 
 def _hash(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():  # a pipe could not be read again
+            raise UserError(f"{path} is not a file")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -115,8 +126,7 @@ def _prepared(source: Source, root: Path) -> dict[str, Any]:
                 common.save(path, content | {"key": key, "content": _digest(content)})
     except OSError as error:
         raise UserError(
-            f"cannot write the data under {root} ({error.strerror or error}): free some space or "
-            "name another folder with --root"
+            f"cannot write under {root} ({error.strerror or error}): choose another --root"
         ) from error
     return content
 
@@ -145,8 +155,11 @@ def _split(name: str, content: dict[str, Any], config: Config) -> tuple[dict[str
         splits = scaffold_split(content["scaffold"].numpy())
     elif split == "random" and "canonical" in content:
         splits = random_split(content["canonical"].numpy(), config.split_seed)
-    elif split != "ogb" and "rows" in content:
+    elif "rows" in content and Path(split).is_dir():
         splits = read_split(Path(split), content["rows"].numpy())
     else:
-        raise UserError(f"{name} has no split {split}: leave out --split to take its own")
-    return splits, Path(split).name
+        raise UserError(
+            f"{name} has no split {split}: leave out --split to take its own; of a table it may be "
+            "random, scaffold, or a folder that exists"
+        )
+    return splits, Path(split).resolve().name

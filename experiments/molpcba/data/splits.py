@@ -50,16 +50,18 @@ def scaffold_split(groups: np.ndarray) -> dict[str, Tensor]:
 def read_split(folder: Path, rows: np.ndarray) -> dict[str, Tensor]:
     """A split as OGB writes it: the row numbers of each part, from 0, one a line.
 
-    `folder` has `train.csv`, `valid.csv` and `test.csv`, each with `.gz` or not; `rows [G]` is the
-    row number of each molecule (rows that gave none are left out).
+    `folder` has `train.csv`, `valid.csv` and `test.csv`, each with `.gz` or not; `rows` has the
+    molecule of each row, -1 for rows that gave none, which are left out.
     """
     splits = {}
     for part in PARTS:
         path = folder / f"{part}.csv"
         path = path if path.exists() else path.with_name(f"{part}.csv.gz")
         with reading(path) as file:
-            numbers = pd.read_csv(file, header=None)[0].to_numpy(dtype=np.int64)
-        index = pd.Index(rows).get_indexer(numbers)
+            (numbers,) = pd.read_csv(file, header=None, dtype=np.int64).to_numpy().T
+        for number in numbers[(numbers < 0) | (numbers >= len(rows))]:
+            raise UserError(f"{path} has row {number}; rows have numbers from 0 to {len(rows) - 1}")
+        index = rows[numbers]
         splits[part] = torch.from_numpy(index[index >= 0]).long()
     whole = torch.cat(list(splits.values()))
     if len(whole.unique()) < len(whole):

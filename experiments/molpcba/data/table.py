@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -23,8 +24,8 @@ SHOWN = 10
 MANY = 10
 """A column of integers is real-valued from this many distinct values on."""
 NO_TASK = re.compile(
-    r"((is_?)?(train|valid|test|split|fold|subset|set|partition)(_?\d+)?|unnamed.*"
-    r"|(.*_)?(id|idx|index|name|cid|activity|inchi(key)?)|)$",
+    r"((is_?)?(train|valid|test|split|fold|subset|set|partition)(_?\d+)?|unnamed.*|num"
+    r"|(.*[\W_])?(id|idx|index|name|cid|inchi(key)?)|)$",
     re.IGNORECASE,
 )
 """Names of splits, folds and identifiers."""
@@ -49,6 +50,8 @@ POSITIVE = re.compile(r"y|yes|t|\+|pos(itive)?|active|toxic|hit|pass|high|binder
 NEGATIVE = re.compile(
     r"n|no|f|-|neg(ative)?|fail|low|(non?|in|un)[- ]?(active|toxic|hit|binder|inhibitor)"
 )
+NAME = re.compile(r'\s*"([^"]+)"\s*|([^,]+)')
+"""A column's name in a flag, in quotes if it has a comma."""
 
 
 def prepare_table(path: Path, config: Config) -> dict[str, Any]:
@@ -85,17 +88,16 @@ def prepare_table(path: Path, config: Config) -> dict[str, Any]:
         "task_names": list(y),
         "metric": "rmse" if is_real else "rocauc" if len(y.columns) == 1 else "ap",
         **grouped,
-        "rows": torch.tensor(list(found)),
+        "rows": torch.from_numpy(pd.Index(list(found)).get_indexer(range(len(smiles)))),
         "notes": notes,
     }
 
 
 def _table(path: Path, columns: Columns) -> pd.DataFrame:
-    """The cells, by line and column. Broken quotes and rows of other lengths are refused."""
+    """The cells, by line and column. Broken quotes and rows of other lengths are refused, and
+    columns without a name or a cell, which separators at the end of a line make, left out.
+    """
     names, fault = columns.names, columns.fault
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{path} has the column {name!r} more than once")
     rows = {line: row for line, row in columns.rows if any(map(str.strip, row))}
     first = "the header" if columns.has_header else "the first row"
     for line, row in rows.items():
@@ -103,7 +105,13 @@ def _table(path: Path, columns: Columns) -> pd.DataFrame:
             fault = f"line {line} has {len(row)} fields, {first} {len(names)}"
     if fault:
         raise UserError(f"{path} is not a well-formed table: {fault}")
-    return pd.DataFrame(rows.values(), index=list(rows), columns=names, dtype=object)
+    table = pd.DataFrame(rows.values(), index=list(rows), columns=names, dtype=object)
+    spare = [i for i, name in enumerate(names) if not name and not any(table.iloc[:, i])]
+    if spare:
+        table = table.loc[:, ~np.isin(range(len(names)), spare)]
+    for name in table.columns[table.columns.duplicated()]:
+        raise UserError(f"{path} has the column {name!r} more than once")
+    return table
 
 
 # ---- labels
@@ -116,14 +124,17 @@ def read_labels(
 
     What is worth knowing about its columns is added to `notes`.
     """
-    given, ignored = (text.split(",") if text else [] for text in (config.tasks, config.ignore))
-    given, ignored = [own.strip() for own in given], [own.strip() for own in ignored]
+    given, ignored = (
+        [text] if text in table else [(a or b).strip() for a, b in NAME.findall(text or "")]
+        for text in (config.tasks, config.ignore)
+    )
     for name in (*given, *ignored):
         if name not in table:
             raise UserError(f"{path} has no column {name!r}; it has {some(list(table))}")
-    y = table[given or table.columns.drop(ignored)].map(_reader(config.label_format)).astype(float)
-    is_text = np.isinf(y).any() & ~np.isfinite(y).any()
-    others = [] if given else [own for own in y if NO_TASK.match(own) or is_text[own]]
+    y = table[list(dict.fromkeys(given)) or list(table)].drop(columns=ignored, errors="ignore")
+    y = y.map(_reader(config.label_format)).astype(float)
+    has_labels = np.isfinite(y).any()
+    others = [] if given else [own for own in y if NO_TASK.match(own) or not has_labels[own]]
     hints = [
         f"column {name!r} could be labels but has {hint}"
         for name in others
@@ -135,7 +146,7 @@ def read_labels(
         raise UserError(f"{path} has no label column: {why}")
     if others:
         notes.append(
-            "not tasks, as they have text or the name of a split, a fold or an identifier: "
+            "not tasks, as they have no labels or the name of a split, a fold or an identifier: "
             f"{some(others)}; --tasks chooses the tasks"
         )
     notes += hints
@@ -146,12 +157,13 @@ def read_labels(
     for name in y.columns[wrong.any()][:1]:
         cells, is_odd = table[name], np.isinf(y[name])
         line = wrong.index[wrong[name]][0]
+        cell = cells[line].strip()[:40]
         hint = _hint(cells[is_odd if is_odd.any() else y[name].notna()])
         raise UserError(
-            f"{path}, line {line}, column {name!r}: {cells[line][:40]!r} is not a label; expected "
-            "0 and 1, or True and False, or nothing, or with --task-type regression numbers "
-            "(--tasks chooses columns, --ignore leaves columns out)"
-            + (f"; it has {hint}" if hint else "")
+            f"{path}, line {line}, column {name!r}: {cell!r} is not a label; expected 0 and 1, or "
+            "True and False, or nothing, or with --task-type regression numbers (--tasks chooses "
+            f"columns, --ignore leaves columns out, --label-format={shlex.quote(cell)}= leaves "
+            "these cells out)" + (f"; it has {hint}" if hint else "")
         )
     return y, is_real
 
@@ -184,20 +196,17 @@ def _hint(cells: Iterable[str]) -> str | None:
     """What cells that are no numbers have instead, and the flag that reads them."""
     texts = sorted({cell.strip().lower() for cell in cells})
     shown = some([text[:20] for text in texts], 3)
-    if not texts:
+    if not texts or texts == ["-"]:  # alone, most likely a missing label
         return None
     for form, (pattern, _, what) in FORMATS.items():
         if all(re.fullmatch(pattern, text) for text in texts):
-            return f"{what} ({shown}): --label-format {form} reads them"
+            return f"{what} ({shown}): --label-format={form} reads them"
     if all(re.match("[<>~≤≥]", text) for text in texts):
         return f"bounds ({shown}): write numbers, or leave these cells empty"
-    kinds = [
-        "1" if POSITIVE.fullmatch(text) else "0" if NEGATIVE.fullmatch(text) else ""
-        for text in texts
-    ]
+    kinds = ["1" if POSITIVE.fullmatch(t) else "0" if NEGATIVE.fullmatch(t) else "" for t in texts]
     if len(texts) == 2 and not any(kinds):
         kinds = ["0", "1"]
     if len(texts) > 3 or not any(kinds):
         return None
     pairs = ",".join(f"{text}={kind}" for text, kind in zip(texts, kinds, strict=True))
-    return f"words ({shown}): --label-format {pairs!r} reads them"
+    return f"words ({shown}): --label-format={pairs!r} reads them"
