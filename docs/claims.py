@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from docs.common import LABELS, MADE, RESULTS, table
+from docs.common import LABELS, LEADING, MADE, RESULTS, table
 from docs.tables import cost_of
 from experiments.metrics import LOWER_IS_BETTER, TITLES
 from experiments.records import Records
@@ -39,6 +39,7 @@ def pages() -> dict[Path, Callable[[], str]]:
     tables: dict[str, Callable[[], str]] = {
         "claims": lambda: claims_table(SUPPORTED),
         "refuted": lambda: claims_table(REFUTED),
+        "lengths": lengths_table,
         "local-protocol": lambda: protocol_table("local-protocol", "embedded-nci"),
     }
     for data in ("embedded-nci", "pcba-19k"):
@@ -129,6 +130,30 @@ def protocol_table(study: str, data: str) -> str:
     return table([*head, "epochs", "seeds", "parameters", "time"], lines)
 
 
+LENGTHS = {40: "protocol", 80: "protocol-80-epochs"}
+"""The records of the protocol on embedded-nci by the number of epochs."""
+
+
+def lengths_table() -> str:
+    """Test scores and differences to the reference after 40 and 80 epochs."""
+    runs = {
+        epochs: Records(RESULTS / "ablations" / f"{name}-on-embedded-nci").runs
+        for epochs, name in LENGTHS.items()
+    }
+    lines = []
+    for row, label in LEADING.items():
+        line = [label]
+        for own in runs.values():
+            line.append(_score(by_seed(own, row, "test")))
+            values = differences(own, row, "mean+sum+max-hidden", "test")
+            error = stdev(values) / len(values) ** 0.5
+            is_rival = row == "mean+sum+max-hidden"
+            line.append("" if is_rival else f"{mean(values):+.3f} ({error:.3f})")
+        lines.append(line)
+    head = [title for epochs in runs for title in (f"{epochs} epochs", "difference")]
+    return table(["test AP", *head], lines)
+
+
 def fit_table(data: str) -> str:
     """What the rows of the protocol end with: losses, gradient, inner loop; means over seeds."""
     curves = Records(RESULTS / "ablations" / f"protocol-on-{data}").curves
@@ -160,6 +185,7 @@ BINDING, WHOLE = "ablations/heads-on-binding-60k", "ablations/whole-on-binding-2
 SCAFFOLD = "ablations/whole-scaffold-on-binding-212k"
 LOCAL, LOCAL_BINDING = (f"ablations/local-on-{own}" for own in ("embedded-nci", "binding-60k"))
 LOCAL_PROTOCOL = "ablations/local-protocol-on-embedded-nci"
+LONGER = "ablations/protocol-80-epochs-on-embedded-nci"
 PROTOCOL, PROTOCOL_PCBA = (f"ablations/protocol-on-{own}" for own in ("embedded-nci", "pcba-19k"))
 COUNTING, COUNTING_LONG = "counting", "counting-12000-steps"
 NODES = "nodes"
@@ -184,9 +210,11 @@ SUPPORTED = [
           PROTOCOL, "ea+mean+sum+max", "mean+sum+max", "protocol-embedded-nci"),
     Claim("The same, against mean, sum and max with a hidden layer of as many parameters",
           PROTOCOL, "ea+mean+sum+max", "mean+sum+max-hidden", "protocol-embedded-nci"),
-    Claim("The same, with a linear layer beside the hidden one",
+    Claim("The same, after twice the training",
+          LONGER, "ea+mean+sum+max", "mean+sum+max-hidden", "twice-the-training"),
+    Claim("EA beside mean, sum and max has a higher score than these with both kinds of head",
           PROTOCOL, "ea+mean+sum+max", "mean+sum+max-hidden-skip", "protocol-embedded-nci"),
-    Claim("The same, against PNA",
+    Claim("EA beside mean, sum and max has a higher score than PNA",
           PROTOCOL, "ea+mean+sum+max", "pna", "protocol-embedded-nci"),
     Claim("EA has a higher score than PyG's EA with as many steps and a potential as wide",
           BINDING, "half-ea", "pyg-ea", "binding-60k-heads"),
@@ -236,6 +264,8 @@ REFUTED = [
           HIV, "ea", "mean", "hiv"),
     Claim("With a linear head EA 384 has a higher score than mean, sum and max, on exact labels",
           PROTOCOL, "ea", "mean+sum+max", "protocol-embedded-nci"),
+    Claim("With a linear head EA beside mean, sum and max adds to them, after twice the training",
+          LONGER, "ea+mean+sum+max", "mean+sum+max", "twice-the-training"),
     Claim("EA 384 has a higher score than the mean with a hidden layer",
           PCBA, "wide-ea", "mean-wide-head", "pcba-19k"),
     Claim("EA 384 has a higher score than mean, sum and max with a hidden layer",

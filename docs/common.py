@@ -112,14 +112,15 @@ LABELS["local-protocol"] = {
         "ea": "EA in place of the sum",
     }.items()
 }
-LABELS["dropout"] = {
-    row: LABELS["protocol"][row]
-    for row in ("mean+sum+max", "mean+sum+max-hidden", "ea", "ea+mean+sum+max")
-}
 LABELS["whole"] = {
     row: LABELS["heads"][row]
     for row in ("sum-head", "max-head", "mean+sum+max-head", "wide-ea", "ea+mean+sum+max")
 }
+LEADING = {
+    row: LABELS["protocol"][row]
+    for row in ("mean+sum+max", "mean+sum+max-hidden", "ea", "ea+mean+sum+max")
+}
+"""The leading rows of the protocol."""
 SHORT = {
     row: LABELS["protocol"][row]
     for row in (
