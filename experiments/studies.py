@@ -91,6 +91,8 @@ class Study:
                 own = {key: settings.pop(key) for key in Row._fields if key in settings}
                 rows[str(row)] = Row(settings, **own)
             tuning = Tuning(**{"others": {}} | file.tune) if file.tune else None
+            if tuning is not None and not tuning.combinations():
+                raise ValueError("no value to try")
         except (TypeError, ValueError, AttributeError, OSError) as error:
             raise UserError(
                 f"{path} must have rows and reference; it may have base, shared (a file's name in "

@@ -253,8 +253,9 @@ def test_refusals_are_one_line(call, folder, tmp_path, capsys):
     assert "made on data tiny, not other" in refused(call, capsys, "--data-name", "other")
     assert main(["nothing"]) == 2
     assert "must be a study, one of tiny" in capsys.readouterr().err
-    for change in ("referense: mean\n", "bases: {}\n", "tune: {valus: 1}\n"):
-        (folder / "tiny.yaml").write_text(TINY + change)
+    tunes = ("{valus: 1}", "{values: {lr: []}, seed: 9}", "{values: {lr: 1}, seed: 9}")
+    for change in ("referense: mean", "bases: {}", *(f"tune: {own}" for own in tunes)):
+        (folder / "tiny.yaml").write_text(f"{TINY}{change}\n")
         assert "must have rows and reference" in refused(call, capsys)
     (folder / "tiny.yaml").write_text(TINY + "  mean: {readout: max}\n")
     assert "the key 'mean' stands there more than once" in refused(call, capsys)
