@@ -42,7 +42,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         "lengths": lengths_table,
         "local-protocol": lambda: protocol_table("local-protocol", "embedded-nci"),
     }
-    for data in ("embedded-nci", "pcba-19k"):
+    for data in ("embedded-nci", "pcba-19k", "binding-60k"):
         tables[f"protocol-{data}"] = partial(protocol_table, "protocol", data)
         tables[f"fit-{data}"] = partial(fit_table, data)
     return {MADE / f"{name}.md": make for name, make in tables.items()}
@@ -186,7 +186,9 @@ SCAFFOLD = "ablations/whole-scaffold-on-binding-212k"
 LOCAL, LOCAL_BINDING = (f"ablations/local-on-{own}" for own in ("embedded-nci", "binding-60k"))
 LOCAL_PROTOCOL = "ablations/local-protocol-on-embedded-nci"
 LONGER = "ablations/protocol-80-epochs-on-embedded-nci"
-PROTOCOL, PROTOCOL_PCBA = (f"ablations/protocol-on-{own}" for own in ("embedded-nci", "pcba-19k"))
+PROTOCOL, PROTOCOL_PCBA, PROTOCOL_BINDING = (
+    f"ablations/protocol-on-{own}" for own in ("embedded-nci", "pcba-19k", "binding-60k")
+)
 COUNTING, COUNTING_LONG = "counting", "counting-12000-steps"
 NODES = "nodes"
 
@@ -206,6 +208,8 @@ SUPPORTED = [
           PROTOCOL, "ea", "max-hidden", "protocol-embedded-nci"),
     Claim("With a linear head EA 384 has a higher score than mean, sum and max, on noisy labels",
           PROTOCOL_PCBA, "ea", "mean+sum+max", "protocol-pcba-19k"),
+    Claim("The same on affinities",
+          PROTOCOL_BINDING, "ea", "mean+sum+max", "protocol-binding-60k"),
     Claim("With a linear head EA beside mean, sum and max has a higher score than these",
           PROTOCOL, "ea+mean+sum+max", "mean+sum+max", "protocol-embedded-nci"),
     Claim("The same, against mean, sum and max with a hidden layer of as many parameters",
@@ -273,6 +277,8 @@ REFUTED = [
     Claim("The same on noisy labels",
           PROTOCOL_PCBA, "ea", "mean+sum+max-hidden", "protocol-pcba-19k"),
     Claim("The same on affinities",
+          PROTOCOL_BINDING, "ea", "mean+sum+max-hidden", "protocol-binding-60k"),
+    Claim("The same on affinities, in 8 epochs",
           BINDING, "wide-ea", "mean+sum+max-head", "binding-60k-heads"),
     Claim("More data change this",
           WHOLE, "wide-ea", "mean+sum+max-head", "binding-212k"),

@@ -81,12 +81,12 @@ def _kind(row: str) -> str:
 
 def _scores() -> Figure:
     """Score and time of the readouts of the README."""
-    shown, cost = ("embedded-nci", "pcba-19k"), cost_of("protocol")["ratio"]
+    shown, cost = ("embedded-nci", "pcba-19k", "binding-60k"), cost_of("protocol")["ratio"]
     runs = [runs_of("protocol", data) for data in shown]
     order = sorted(SHORT, key=lambda row: -_mean(runs[0], row))
     figure = Figure(figsize=(7.2, 3.2))
-    panels = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1, 0.7))
-    for axes, data, own in zip(panels, shown, runs, strict=False):
+    *panels, times = figure.subplots(1, 4, sharey=True, width_ratios=(1, 1, 1, 0.7))
+    for axes, data, own in zip(panels, shown, runs, strict=True):
         for place, row in enumerate(order):
             marker, color = KINDS[_kind(row)]
             scores = own.loc[own["row"] == row, "test"]
@@ -94,9 +94,9 @@ def _scores() -> Figure:
             axes.errorbar(scores.mean(), place, xerr=scores.std(), **style)
         axes.set(title=data, xlabel=f"test {TITLES[own['metric'].iloc[0]]}")
     for place, row in enumerate(order):
-        panels[2].barh(place, cost[row], 0.55, color=KINDS[_kind(row)][1])
-        panels[2].text(cost[row] + 0.1, place, f"{cost[row]:.1f}", va="center")
-    panels[2].set(title="time", xlabel="mean = 1", xlim=(0, 5.6))
+        times.barh(place, cost[row], 0.55, color=KINDS[_kind(row)][1])
+        times.text(cost[row] + 0.1, place, f"{cost[row]:.1f}", va="center")
+    times.set(title="time", xlabel="mean = 1", xlim=(0, 6.2))
     panels[0].set_yticks(range(len(order)), [SHORT[row] for row in order])
     panels[0].invert_yaxis()
     _add_kinds(figure, order)

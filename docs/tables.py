@@ -29,7 +29,9 @@ def pages() -> dict[Path, Callable[[], str]]:
     """Returns the function that makes each table of the pages, by the file it is kept in."""
     tables: dict[str, Callable[[], str]] = {
         "readouts": lambda: readout_table("readout", LABELS["readout"]),
-        "readouts-short": lambda: readout_table("protocol", SHORT, ("embedded-nci", "pcba-19k")),
+        "readouts-short": lambda: readout_table(
+            "protocol", SHORT, ("embedded-nci", "pcba-19k", "binding-60k")
+        ),
         "linear": linear_table,
         "heads-tuning": tuning_table,
         "capacity": lambda: capacity_table(CAPACITY),
