@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from docs.common import LABELS, LEADING, MADE, RESULTS, table
-from docs.tables import cost_of
+from docs.tables import cost_of, difference, score
 from experiments.metrics import LOWER_IS_BETTER, TITLES
 from experiments.records import Records
-from experiments.report import by_seed, differences
+from experiments.report import differences
 
 ERRORS = 2.0
 """A difference of less than so many standard errors counts as level."""
@@ -110,16 +110,14 @@ def protocol_table(study: str, data: str) -> str:
     lines = []
     for row in runs["row"].unique():
         own = runs[runs["row"] == row].iloc[0]
-        values = differences(runs, row, own.reference, "test")
-        error = stdev(values) / len(values) ** 0.5
         lines.append(
             [
                 LABELS[study][row],
                 *("none" if value is None else value for value in best[row].values()),
-                *(_score(by_seed(runs, row, key)) for key in ("valid", "test")),
-                "" if row == own.reference else f"{mean(values):+.3f} ({error:.3f})",
+                *(score(runs, row, key) for key in ("valid", "test")),
+                "" if row == own.reference else difference(runs, row, own.reference),
                 own.epochs,
-                len(values),
+                (runs["row"] == row).sum(),
                 f"{own.parameters:,}",
                 f"{time[row]:.1f}",
             ]
@@ -140,15 +138,11 @@ def lengths_table() -> str:
         epochs: Records(RESULTS / "ablations" / f"{name}-on-embedded-nci").runs
         for epochs, name in LENGTHS.items()
     }
-    lines = []
+    rival, lines = "mean+sum+max-hidden", []
     for row, label in LEADING.items():
         line = [label]
         for own in runs.values():
-            line.append(_score(by_seed(own, row, "test")))
-            values = differences(own, row, "mean+sum+max-hidden", "test")
-            error = stdev(values) / len(values) ** 0.5
-            is_rival = row == "mean+sum+max-hidden"
-            line.append("" if is_rival else f"{mean(values):+.3f} ({error:.3f})")
+            line += [score(own, row), "" if row == rival else difference(own, row, rival)]
         lines.append(line)
     head = [title for epochs in runs for title in (f"{epochs} epochs", "difference")]
     return table(["test AP", *head], lines)
@@ -174,10 +168,6 @@ def fit_table(data: str) -> str:
         lines.append([*line, *loop])
     loop = ["last inner gradient, first to last epoch", "converged"]
     return table(["row", "train loss", "valid loss", "gradient norm", *loop], lines)
-
-
-def _score(values: pd.Series) -> str:
-    return f"{values.mean():.3f} ± {values.std():.3f}"
 
 
 EMBEDDED, PCBA, HIV = (f"ablations/readout-on-{own}" for own in ("embedded-nci", "pcba-19k", "hiv"))

@@ -61,13 +61,13 @@ def cost_of(study: str) -> pd.DataFrame:
     return readouts.summary(RESULTS / "trainer" / COSTS[study])
 
 
-def _score(runs: pd.DataFrame, row: str) -> str:
+def score(runs: pd.DataFrame, row: str, key: str = "test") -> str:
     """``0.734 ± 0.015``."""
-    values = runs.loc[runs["row"] == row, "test"].tolist()
+    values = runs.loc[runs["row"] == row, key].tolist()
     return f"{mean(values):.3f} ± {stdev(values):.3f}" if values else "not run"
 
 
-def _difference(runs: pd.DataFrame, row: str, other: str) -> str:
+def difference(runs: pd.DataFrame, row: str, other: str) -> str:
     """``+0.007 (0.002)``: the mean over seeds and its standard error."""
     values = differences(runs, row, other, "test")
     return f"{mean(values):+.3f} ({stdev(values) / len(values) ** 0.5:.3f})"
@@ -110,7 +110,7 @@ def readout_table(study: str, rows: Mapping[str, str], data: Sequence[str] = ())
     lines = [
         [
             label,
-            *(_score(own, row) for own in runs.values()),
+            *(score(own, row) for own in runs.values()),
             f"{cost['parameters'][row]:,}",
             f"{cost['ratio'][row]:.1f}",
         ]
@@ -124,7 +124,7 @@ def linear_table() -> str:
     shown = [name for name, own in DATA.items() if own.study == "readout"]
     runs, time = {name: runs_of("readout", name) for name in shown}, cost_of("readout")["ratio"]
     lines = [
-        [LABELS["readout"][row], *(_score(own, row) for own in runs.values()), f"{time[row]:.1f}"]
+        [LABELS["readout"][row], *(score(own, row) for own in runs.values()), f"{time[row]:.1f}"]
         for row in LINEAR
     ]
     return table(["linear head", *_titles(runs), "time"], lines)
@@ -153,7 +153,7 @@ def capacity_table(rows: Mapping[str, tuple[str, str]]) -> str:
     for label, (own, in_heads) in rows.items():
         keys = zip(runs.values(), (own, own, in_heads), strict=True)
         time = costs["readout"][own] if own else costs["heads"][in_heads]
-        lines.append([label, *(_score(of_data, key) for of_data, key in keys), f"{time:.1f}"])
+        lines.append([label, *(score(of_data, key) for of_data, key in keys), f"{time:.1f}"])
     return table(["readout", *_titles(runs), "time"], lines)
 
 
@@ -167,7 +167,7 @@ def size_table() -> str:
     }
     runs = [Records(RESULTS / "ablations" / folder).runs for folder in folders.values()]
     rows = LABELS["whole"].items()
-    lines = [[label, *(_score(own, row) for own in runs)] for row, label in rows]
+    lines = [[label, *(score(own, row) for own in runs)] for row, label in rows]
     return table(["binding, test AP", *folders], lines)
 
 
@@ -189,9 +189,9 @@ def local_table() -> str:
             cells.append(
                 "not run"
                 if not is_run
-                else _score(runs, row)
+                else score(runs, row)
                 if row == other
-                else _difference(runs, row, other)
+                else difference(runs, row, other)
             )
         lines.append([label, *cells])
     return table(["aggregation", *(f"{model.upper()}, {data}" for model, data in places)], lines)
@@ -226,7 +226,7 @@ def settings_table() -> str:
     """Paired change of the test score with one setting, on embedded-nci."""
     lines = []
     for label, study, row, other in SETTINGS:
-        lines.append([label, _difference(runs_of(study, "embedded-nci"), row, other)])
+        lines.append([label, difference(runs_of(study, "embedded-nci"), row, other)])
     return table(["change", "test AP"], lines)
 
 

@@ -1,6 +1,6 @@
 """Columns of a file of molecules: text, separator, quotes, header and the column with the SMILES.
 
-Gzip, UTF-16 and UTF-32 are told by the first bytes; all other text is UTF-8.
+Gzip, UTF-16 and UTF-32 are recognised by the first bytes; all other text is UTF-8.
 A table has cells between commas, semicolons, tabs or white space. A SMILES file is read as a table
 of two columns: what stands before the first white space, and the rest, whatever it contains.
 """
