@@ -212,7 +212,7 @@ def chance(data: MoleculeData) -> float:
         if not (labels.isfinite().any(dim=0).all() if data.metric == "rmse" else both.any()):
             raise UserError(
                 f"the {part} part ({len(labels)} molecules) cannot be scored: it needs a positive "
-                "and a negative label of a task (real values: one of each); try another --split"
+                "and a negative label of a task (regression: a label of each); try another --split"
             )
     labels = data.labels("test")
     best = labels.double().nanmean(dim=0).expand_as(labels)
