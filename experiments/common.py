@@ -52,8 +52,10 @@ def command(function: Callable[[Sequence[str]], int | None]) -> Callable[..., in
 
     @wraps(function)
     def main(argv: Sequence[str] | None = None) -> int:
-        for stream in (sys.stdout, sys.stderr):  # whatever the locale
-            if isinstance(stream, io.TextIOWrapper):
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed, as by 2>&-
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
+            if isinstance(stream := getattr(sys, name), io.TextIOWrapper):  # whatever the locale
                 stream.reconfigure(encoding="utf-8", errors="surrogateescape")
         try:
             return function(sys.argv[1:] if argv is None else argv) or 0

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -343,6 +344,15 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
     assert "--resume" in message
     assert command("--resume") == 0
     assert_same_run(run_folder, RunFolder(tmp_path / "runs" / "whole"))
+
+
+def test_closed_streams(command, run_folder, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)  # as after >&- 2>&-
+    monkeypatch.setattr("sys.stderr", None)
+    assert command() == 0
+    sys.stdout.close()
+    sys.stderr.close()
+    assert run_folder.results.exists()
 
 
 def test_ea_has_a_learning_rate_of_its_own(command, run_folder):
