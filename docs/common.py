@@ -101,6 +101,7 @@ LABELS["protocol"] = {
     "half-ea+mean+sum+max-hidden": "small EA 384 + mean+sum+max, MLP",
     "mean-hidden-skip": "mean, MLP + linear",
     "mean+sum+max-hidden-skip": "mean+sum+max, MLP + linear",
+    "mean+sum+max-hidden-bare": "mean+sum+max, MLP, no norm",
 }
 LABELS["local-protocol"] = {
     f"{model}-{row}": f"{model.upper()}, {label}"
