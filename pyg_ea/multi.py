@@ -36,7 +36,9 @@ class NormedMultiAggregation(MultiAggregation):
         aggrs: PyG aggregations, or names that PyG resolves.
         channels: size of each aggregation's result, one for all or one for each.
         norm: function from a size to the norm of a result of that size. Default:
-            ``nn.LayerNorm``. Use ``nn.Identity`` for no norm.
+            ``nn.LayerNorm``, which takes the length of a vector out, so that a sum behind it is a
+            mean; ``nn.BatchNorm1d`` keeps the number of elements in it. Use ``nn.Identity`` for no
+            norm.
         validate: whether to check the values of ``index`` and ``ptr``. Default: on for tensors in
             CPU memory, off on accelerators, where it would wait for the device. Passed on to
             the aggregations inside.
