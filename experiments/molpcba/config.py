@@ -87,7 +87,9 @@ class Config:
     layers: PositiveInt = opt(None, "rounds of message passing")
     dropout: ClosedUnitInterval = opt(None, "share of features left out in training")
     input_norm: Literal["layer"] | None = opt(None, "norm on the nodes before the readout")
-    readout_norm: Literal["layer", "none"] | None = opt(None, "norm behind each part of a readout")
+    readout_norm: Literal["layer", "batch", "none"] | None = opt(
+        None, "norm behind each part of a readout; layer makes a mean of a sum"
+    )
     head_width: NonNegativeInt = opt(0, "hidden layer between readout and output; 0: none")
     head_skip: Literal["linear"] | None = opt(None, "layer beside the head's hidden layer")
     # Equilibrium Aggregation

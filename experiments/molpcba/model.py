@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,14 @@ from experiments.molpcba.parallel import BatchNorm
 from experiments.molpcba.readouts import Sizes, output_size, parts_of
 from pyg_ea import NormedMultiAggregation
 from pyg_ea.conv import GINForm
+
+NORMS: dict[str | None, Callable[[int], nn.Module]] = {
+    "layer": nn.LayerNorm,
+    "batch": BatchNorm,
+    "none": nn.Identity,
+    None: nn.Identity,
+}
+"""By the name that ``--readout-norm`` takes."""
 
 
 class MoleculeNetwork(nn.Module):
@@ -143,8 +152,7 @@ def build_readout(config: Config, width: int, nodes: Tensor | None) -> NormedMul
     parts = parts_of(config.readout)
     layers = [part.build(sizes) for part in parts.values()]
     channels = [output_size(layer, name, width) for layer, name in zip(layers, parts, strict=True)]
-    norm = nn.LayerNorm if config.readout_norm == "layer" else nn.Identity
-    return NormedMultiAggregation(layers, channels, norm)
+    return NormedMultiAggregation(layers, channels, NORMS[config.readout_norm])
 
 
 class NormedMessages(Aggregation):

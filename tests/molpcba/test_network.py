@@ -48,6 +48,15 @@ def test_the_readout_sees_normed_nodes(batch):
     assert not {key for key in plain.state_dict() if key.startswith("input_norm")}
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("layer", nn.LayerNorm), ("batch", nn.BatchNorm1d), ("none", nn.Identity)],
+)
+def test_the_norm_behind_each_part_of_a_readout(name, kind):
+    network = network_of("--readout", "mean+sum", "--readout-norm", name)
+    assert [isinstance(own, kind) for own in network.readout.norms] == [True, True]
+
+
 @pytest.mark.parametrize("local", ["sum", "ea", "sum+ea"])
 def test_messages_are_normed_before_they_are_aggregated(batch, local):
     network, seen = network_of("--local", local, "--message-norm", "layer"), []
