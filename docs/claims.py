@@ -41,6 +41,8 @@ def pages() -> dict[Path, Callable[[], str]]:
         "refuted": lambda: claims_table(REFUTED),
         "lengths": lengths_table,
         "local-protocol": lambda: protocol_table("local-protocol", "embedded-nci"),
+        "dropout-embedded-nci": lambda: protocol_table("dropout", "embedded-nci"),
+        "dropout-pcba-19k": lambda: protocol_table("dropout", "pcba-19k"),
     }
     for data in ("embedded-nci", "pcba-19k", "binding-60k"):
         tables[f"protocol-{data}"] = partial(protocol_table, "protocol", data)
@@ -176,6 +178,7 @@ SCAFFOLD = "ablations/whole-scaffold-on-binding-212k"
 LOCAL, LOCAL_BINDING = (f"ablations/local-on-{own}" for own in ("embedded-nci", "binding-60k"))
 LOCAL_PROTOCOL = "ablations/local-protocol-on-embedded-nci"
 LONGER = "ablations/protocol-80-epochs-on-embedded-nci"
+DROPOUT = "ablations/dropout-on-embedded-nci"
 PROTOCOL, PROTOCOL_PCBA, PROTOCOL_BINDING = (
     f"ablations/protocol-on-{own}" for own in ("embedded-nci", "pcba-19k", "binding-60k")
 )
@@ -202,10 +205,14 @@ SUPPORTED = [
           PROTOCOL_BINDING, "ea", "mean+sum+max", "protocol-binding-60k"),
     Claim("With a linear head EA beside mean, sum and max has a higher score than these",
           PROTOCOL, "ea+mean+sum+max", "mean+sum+max", "protocol-embedded-nci"),
-    Claim("The same, against mean, sum and max with a hidden layer of as many parameters",
+    Claim("The same on affinities",
+          PROTOCOL_BINDING, "ea+mean+sum+max", "mean+sum+max", "protocol-binding-60k"),
+    Claim("The same on exact labels, against these with a hidden layer of as many parameters",
           PROTOCOL, "ea+mean+sum+max", "mean+sum+max-hidden", "protocol-embedded-nci"),
     Claim("The same, after twice the training",
           LONGER, "ea+mean+sum+max", "mean+sum+max-hidden", "twice-the-training"),
+    Claim("The same, with dropout tuned",
+          DROPOUT, "ea+mean+sum+max", "mean+sum+max-hidden", "tuned-dropout"),
     Claim("EA beside mean, sum and max has a higher score than these with both kinds of head",
           PROTOCOL, "ea+mean+sum+max", "mean+sum+max-hidden-skip", "protocol-embedded-nci"),
     Claim("EA beside mean, sum and max has a higher score than PNA",
@@ -260,6 +267,8 @@ REFUTED = [
           PROTOCOL, "ea", "mean+sum+max", "protocol-embedded-nci"),
     Claim("With a linear head EA beside mean, sum and max adds to them, after twice the training",
           LONGER, "ea+mean+sum+max", "mean+sum+max", "twice-the-training"),
+    Claim("The same, with dropout tuned",
+          DROPOUT, "ea+mean+sum+max", "mean+sum+max", "tuned-dropout"),
     Claim("EA 384 has a higher score than the mean with a hidden layer",
           PCBA, "wide-ea", "mean-wide-head", "pcba-19k"),
     Claim("EA 384 has a higher score than mean, sum and max with a hidden layer",
@@ -276,8 +285,14 @@ REFUTED = [
           SCAFFOLD, "wide-ea", "mean+sum+max-head", "binding-212k-scaffold-split"),
     Claim("With a linear head EA beside mean, sum and max adds to them, on noisy labels",
           PROTOCOL_PCBA, "ea+mean+sum+max", "mean+sum+max", "protocol-pcba-19k"),
+    Claim("The same, against mean, sum and max with a hidden layer of as many parameters",
+          PROTOCOL_PCBA, "ea+mean+sum+max", "mean+sum+max-hidden", "protocol-pcba-19k"),
+    Claim("The same on affinities",
+          PROTOCOL_BINDING, "ea+mean+sum+max", "mean+sum+max-hidden", "protocol-binding-60k"),
     Claim("EA beside mean, sum and max adds to them if they have a hidden layer",
           BINDING, "narrow-ea+mean+sum+max-head", "mean+sum+max-head", "binding-60k-heads"),
+    Claim("The same of small EA on exact labels, under the protocol",
+          PROTOCOL, "half-ea+mean+sum+max-hidden", "mean+sum+max-hidden", "protocol-embedded-nci"),
     Claim("EA in the place of the sum over neighbours raises the score",
           LOCAL, "gcn-ea", "gcn-sum", "local-ea"),
     Claim("EA beside the sum over neighbours is better than a wider network",

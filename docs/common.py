@@ -122,6 +122,7 @@ LEADING = {
     for row in ("mean+sum+max", "mean+sum+max-hidden", "ea", "ea+mean+sum+max")
 }
 """The leading rows of the protocol."""
+LABELS["dropout"] = LEADING
 SHORT = {
     row: LABELS["protocol"][row]
     for row in (
