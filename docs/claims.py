@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         "refuted": lambda: claims_table(REFUTED),
         "lengths": lengths_table,
         "local-protocol": lambda: protocol_table("local-protocol", "embedded-nci"),
+        "readout-norm": norm_table,
         "dropout-embedded-nci": lambda: protocol_table("dropout", "embedded-nci"),
         "dropout-pcba-19k": lambda: protocol_table("dropout", "pcba-19k"),
     }
@@ -148,6 +150,20 @@ def lengths_table() -> str:
         lines.append(line)
     head = [title for epochs in runs for title in (f"{epochs} epochs", "difference")]
     return table(["test AP", *head], lines)
+
+
+def norm_table() -> str:
+    """The best valid score of the tries with each norm behind the readout."""
+    lines, norms = [], ("layer", "batch", "none")
+    for data, pick in (("embedded-nci", "max"), ("logp", "min")):
+        tries = Records(RESULTS / "ablations" / f"readout-norm-on-{data}").tuning
+        norm = tries["value"].map(lambda text: json.loads(f"[{text}]")[0])
+        best = tries.groupby(["row", norm], sort=False)["valid_last"].agg(pick)
+        metric = "AP" if pick == "max" else "RMSE"
+        for row in tries["row"].unique():
+            scores = (f"{best[row, norm]:.3f}" for norm in norms)
+            lines.append([f"{LEADING[row]}, {data}, {metric}", *scores])
+    return table(["valid score", "LayerNorm", "BatchNorm", "no norm"], lines)
 
 
 def fit_table(data: str) -> str:
