@@ -83,6 +83,11 @@ def make_norm(norm: Callable[[int], nn.Module], size: int) -> nn.Module:
     )
 
 
+def apply_norm(norm: nn.Module, y: Tensor) -> Tensor:
+    """``norm`` of the vectors ``y [*, D]``, given as rows: a BatchNorm takes dimension 1 as D."""
+    return norm(y.flatten(0, -2)).unflatten(0, y.shape[:-1])
+
+
 def check_validate(validate: Any) -> bool | None:
     """``validate`` if it is True, False or None.
 

@@ -10,6 +10,7 @@ from torch_geometric.nn.aggr import Aggregation, MultiAggregation
 from torch_geometric.nn.inits import reset
 
 from pyg_ea.checks import (
+    apply_norm,
     check_validate,
     checked_segments,
     make_norm,
@@ -106,5 +107,5 @@ class NormedMultiAggregation(MultiAggregation):
                 raise ValueError(
                     f"{aggr} returned {y.shape[-1]} channels, but channels says {size}"
                 )
-        normalised = [norm(y) for norm, y in zip(self.norms, inputs, strict=True)]
+        normalised = [apply_norm(norm, y) for norm, y in zip(self.norms, inputs, strict=True)]
         return torch.cat(normalised, dim=-1)

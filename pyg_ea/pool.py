@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
 from pyg_ea.aggregation import EAAggregation
-from pyg_ea.checks import make_norm
+from pyg_ea.checks import apply_norm, make_norm
 from pyg_ea.diagnostics import Diagnostics
 from pyg_ea.solver import STEPS, Solution
 
@@ -97,7 +97,8 @@ class EAGlobalPool(nn.Module):
         y, solution = self.aggr(x, batch, dim_size=size, return_solution=True)
         if self.norm is None:
             return y
-        return torch.where(solution.occupied.view(y.shape[:-1])[..., None], self.norm(y), 0.0)
+        normed = apply_norm(self.norm, y)
+        return torch.where(solution.occupied.view(y.shape[:-1])[..., None], normed, 0.0)
 
     def diagnose(
         self, x: Tensor, batch: Tensor | None = None, size: int | None = None

@@ -109,6 +109,14 @@ def test_one_size_for_all_and_leading_dimensions() -> None:
     assert NormedMultiAggregation(["mean", "sum"], CHANNELS).channels == [CHANNELS, CHANNELS]
 
 
+def test_a_batch_norm_is_over_sets_whatever_the_shape() -> None:
+    x, index = torch.randn(3, 8, CHANNELS), torch.arange(CHANNELS).repeat(2)[:8]
+    layer = NormedMultiAggregation(["mean"], CHANNELS, norm=nn.BatchNorm1d)
+    means = aggr.MeanAggregation()(x, index, dim_size=CHANNELS)
+    expected = nn.BatchNorm1d(CHANNELS)(means.reshape(-1, CHANNELS)).reshape(means.shape)
+    torch.testing.assert_close(layer(x, index, dim_size=CHANNELS), expected)
+
+
 def test_inside_a_convolution() -> None:
     x = torch.randn(5, CHANNELS)
     edges = torch.tensor([[0, 1, 2, 3], [1, 1, 3, 4]])

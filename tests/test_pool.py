@@ -1,6 +1,7 @@
 """EAGlobalPool: the checks of an aggregation, and its readings of ``batch`` and ``size``."""
 
 import torch
+from torch import nn
 from torch_geometric.data import Batch, Data
 
 from pyg_ea import EAGlobalPool
@@ -40,6 +41,15 @@ def test_leading_dimensions_are_further_batches() -> None:
     for graphs in (batch, None):
         expected = torch.stack([torch.stack([pool(x, graphs) for x in row]) for row in x])
         torch.testing.assert_close(pool(x, graphs), expected, rtol=0, atol=1e-13)
+
+
+def test_a_batch_norm_is_over_graphs_whatever_the_shape() -> None:
+    torch.manual_seed(0)
+    pool = EAGlobalPool(3, 4, steps=2, norm=nn.BatchNorm1d)
+    x, batch = torch.randn(5, 8, 3), torch.arange(4).repeat_interleave(2)  # as many as channels
+    rows = pool.aggr(x, batch).reshape(-1, 4)
+    expected = nn.BatchNorm1d(4)(rows).reshape(5, 4, 4)
+    torch.testing.assert_close(pool(x, batch), expected)
 
 
 def test_steps_of_training_and_evaluation_are_passed_on() -> None:
