@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch_geometric.nn.inits import reset
 
 from pyg_ea.potentials.base import BoundPotential, gradient_in_y, is_unchanged
-from pyg_ea.transforms import inverse_softplus, reshape_scalars, scalar_parameter
+from pyg_ea.transforms import inverse_softplus, reshape_scalars, scalar_parameter, shown
 
 Scaling = Callable[[Tensor], Tensor]  # counts n [S] (float) -> scales [S]
 
@@ -98,7 +98,7 @@ class L2Prior(Prior):
 
     def extra_repr(self) -> str:
         """Settings, for ``repr``."""
-        return f"weight={self.weight.item():.3g}"
+        return f"weight={shown(self.weight)}"
 
 
 class NoPrior(Prior):

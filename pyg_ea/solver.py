@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyg_ea.tensors import is_concrete
-from pyg_ea.transforms import inverse_softplus, logit, reshape_scalars, scalar_parameter
+from pyg_ea.transforms import inverse_softplus, logit, reshape_scalars, scalar_parameter, shown
 
 Gradient = Callable[[Tensor], Tensor]  # y [S, D] -> dE/dy [S, D]
 
@@ -210,6 +210,4 @@ class NesterovSolver(nn.Module):
     def extra_repr(self) -> str:
         """Settings, for ``repr``."""
         clip = "" if self.clip is None else f", clip={self.clip}"
-        return (
-            f"lr={self.lr.item():.3g}, momentum={self.momentum.item():.3g}, gtol={self.gtol}{clip}"
-        )
+        return f"lr={shown(self.lr)}, momentum={shown(self.momentum)}, gtol={self.gtol}{clip}"

@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from pyg_ea.tensors import is_concrete
 
 
 def inverse_softplus(value: float) -> float:
@@ -22,6 +24,11 @@ def logit(value: float) -> float:
 def scalar_parameter(trainable: bool) -> nn.Parameter:
     """A parameter of one entry, not initialised. FSDP takes no parameter without a dimension."""
     return nn.Parameter(torch.empty(1), requires_grad=trainable)
+
+
+def shown(scalar: Tensor) -> str:
+    """A scalar for ``repr``, to three digits; its device where that holds no values."""
+    return f"{scalar.item():.3g}" if is_concrete(scalar) else str(scalar.device)
 
 
 def reshape_scalars(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -269,6 +269,13 @@ def test_quantiles_are_there_after_to_empty() -> None:
     assert layer.potential.quantile.tolist() == torch.tensor(quantiles).tolist()
 
 
+def test_a_layer_without_values_can_be_printed() -> None:
+    with torch.device("meta"):
+        layer = EAAggregation(3, 3)
+    assert repr(layer.solver) == "NesterovSolver(lr=meta, momentum=meta, gtol=0.001)"
+    assert repr(layer.prior) == "L2Prior(weight=meta)"
+
+
 def test_a_subclass_may_have_the_signature_of_pyg() -> None:
     class Scaled(EAAggregation):
         def forward(self, x, index=None, ptr=None, dim_size=None, dim=-2):

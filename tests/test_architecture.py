@@ -19,7 +19,8 @@ OPTIONAL = {"fused": {"triton"}}  # imported where a solve runs in it
 
 # From below to above; a module imports from lower levels, or from its own package's own files.
 LEVELS = [
-    {"transforms", "tensors"},
+    {"tensors"},
+    {"transforms"},
     {"segments", "solver"},
     {"checks", "diagnostics", "solutions", "losses"},
     {"potentials"},
