@@ -84,6 +84,8 @@ LABELS["protocol"] = {
     "sum": "sum",
     "max": "max",
     "attention": "attention",
+    "set2set": "Set2Set",
+    "set-transformer": "Set Transformer",
     "deepsets": "DeepSets",
     "pna": "PNA",
     "mean+sum+max": "mean+sum+max",
