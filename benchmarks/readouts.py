@@ -1,4 +1,4 @@
-"""Processor time of a training step with every readout of a study.
+"""Processor time of a training step with every readout of the study `protocol`.
 
 The networks are the study's rows, on one batch of molecules, with Adam and EA's auxiliary
 loss. Rows take turns. Processor time leaves out other work on the machine; use one thread,
@@ -56,9 +56,9 @@ class Step:
         return {"seconds": time.process_time() - start}
 
 
-def measure(data: MoleculeData, study: str, rounds: int) -> pd.DataFrame:
+def measure(data: MoleculeData, rounds: int) -> pd.DataFrame:
     """Returns a row for each step: readout, parameters of its network, round, seconds."""
-    configs = Study.read(study).configurations([], data.name, len(data.task_names))
+    configs = Study.read("protocol").configurations([], data.name, len(data.task_names))
     index = torch.randperm(len(data.graphs), generator=torch.Generator().manual_seed(0))
     size = next(iter(configs.values())).batch_size
     batch = next(iter(GraphLoader(data.graphs, index[:size], size)))
@@ -101,9 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--root", type=Path, default=Path("dataset"), help="folder of prepared data"
     )
-    parser.add_argument(
-        "--study", default="readout", help="study whose rows are timed; it must have the row mean"
-    )
     parser.add_argument("--rounds", type=PositiveInt, default=15, help="number of measurements")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/benchmarks/readouts"), help="folder of the records"
@@ -112,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     write_machine(options.out, "benchmarks.readouts", words)
     data = load(Config("embedded", str(options.root)))
-    table = measure(data, options.study, options.rounds)
+    table = measure(data, options.rounds)
     table.to_csv(options.out / RECORDS, index=False)
     print(report(options.out))
 

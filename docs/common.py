@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -14,72 +13,10 @@ RESULTS = Path(__file__).parents[1] / "results"
 MADE = Path(__file__).parent / "made"
 STYLE = Path(__file__).parents[1] / "experiments" / "pictures.mplstyle"
 
+SETS = ("embedded-nci", "pcba-19k", "binding-60k")
+"""Data sets of the README."""
 
-class Shown(NamedTuple):
-    """A data set on which a study compares readouts."""
-
-    title: str
-    study: str = "readout"
-
-
-DATA = {
-    "embedded-nci": Shown("embedded-nci: 4,991 molecules, exact labels"),
-    "pcba-19k": Shown("pcba-19k: 19,144 molecules, noisy labels"),
-    "hiv": Shown("hiv: 41,127 molecules, scaffold split"),
-    "binding-60k": Shown("binding-60k: 59,944 molecules, measured labels", "heads"),
-    "binding-212k": Shown("binding-212k: 212,231 molecules, measured labels", "whole"),
-}
-
-LABELS = {
-    "readout": {
-        "mean": "mean",
-        "sum": "sum",
-        "max": "max",
-        "attention": "attention",
-        "set2set": "Set2Set",
-        "set-transformer": "Set Transformer",
-        "pna": "PNA",
-        "pyg-ea": "PyG EA 64",
-        "mean-head": "mean, small MLP",
-        "mean-wide-head": "mean, MLP",
-        "sum-wide-head": "sum, MLP",
-        "max-wide-head": "max, MLP",
-        "attention-wide-head": "attention, MLP",
-        "set-transformer-wide-head": "Set Transformer, MLP",
-        "pna-wide-head": "PNA, MLP",
-        "pyg-ea-wide-head": "PyG EA 64, MLP",
-        "mean+sum+max": "mean+sum+max",
-        "mean+sum+max-head": "mean+sum+max, small MLP",
-        "mean+sum+max-wide-head": "mean+sum+max, MLP",
-        "ea": "EA 64",
-        "ea-head": "EA 64, small MLP",
-        "wide-ea": "EA 384",
-        "half-ea": "small EA 384",
-        "ea+mean+sum+max": "EA 64 + mean+sum+max",
-        "ea+mean+sum+max-head": "EA 64 + mean+sum+max, small MLP",
-        "wide-ea+mean+sum+max": "EA 384 + mean+sum+max",
-    },
-    "heads": {
-        "mean-head": "mean, MLP",
-        "sum-head": "sum, MLP",
-        "max-head": "max, MLP",
-        "mean+sum+max-head": "mean+sum+max, MLP",
-        "attention-head": "attention, MLP",
-        "set-transformer-head": "Set Transformer, MLP",
-        "pna": "PNA",
-        "pna-head": "PNA, MLP",
-        "wide-ea": "EA 384",
-        "pyg-ea": "small PyG EA 384",
-        "half-ea": "small EA 384",
-        "half-ea-head": "small EA 384, MLP",
-        "ea+mean+sum+max": "EA 320 + mean+sum+max",
-        "half-ea+mean+sum+max": "small EA 384 + mean+sum+max",
-        "narrow-ea+mean+sum+max-head": "small EA 64 + mean+sum+max, MLP",
-    },
-}
-"""What the pages call the rows of a study. The glossary explains the names."""
-
-LABELS["protocol"] = {
+READOUTS = {
     "mean": "mean",
     "sum": "sum",
     "max": "max",
@@ -105,7 +42,12 @@ LABELS["protocol"] = {
     "mean+sum+max-hidden-skip": "mean+sum+max, MLP + linear",
     "mean+sum+max-hidden-bare": "mean+sum+max, MLP, no norm",
 }
-LABELS["local-protocol"] = {
+"""What the pages call the rows of the protocol. The glossary explains the names."""
+LEADING = ("mean+sum+max", "mean+sum+max-hidden", "ea", "ea+mean+sum+max")
+SHORT = ("mean", "mean-hidden", "pna", *LEADING)
+"""Rows of the README."""
+
+NEIGHBOURS = {
     f"{model}-{row}": f"{model.upper()}, {label}"
     for model in ("gin", "gcn")
     for row, label in {
@@ -115,31 +57,15 @@ LABELS["local-protocol"] = {
         "ea": "EA in place of the sum",
     }.items()
 }
-LABELS["whole"] = {
-    row: LABELS["heads"][row]
-    for row in ("sum-head", "max-head", "mean+sum+max-head", "wide-ea", "ea+mean+sum+max")
+"""What the pages call the rows of the studies of local aggregation."""
+WHOLE = {
+    "sum-head": "sum, MLP",
+    "max-head": "max, MLP",
+    "mean+sum+max-head": "mean+sum+max, MLP",
+    "wide-ea": "EA 384",
+    "ea+mean+sum+max": "EA 320 + mean+sum+max",
 }
-LEADING = {
-    row: LABELS["protocol"][row]
-    for row in ("mean+sum+max", "mean+sum+max-hidden", "ea", "ea+mean+sum+max")
-}
-"""The leading rows of the protocol."""
-LABELS["dropout"] = LEADING
-SHORT = {
-    row: LABELS["protocol"][row]
-    for row in (
-        "mean",
-        "mean-hidden",
-        "mean+sum+max",
-        "mean+sum+max-hidden",
-        "pna",
-        "pyg-ea",
-        "half-ea",
-        "ea",
-        "ea+mean+sum+max",
-    )
-}
-"""Readouts of the README."""
+"""What the pages call the rows of the study of many molecules."""
 
 
 def runs_of(study: str, data: str) -> pd.DataFrame:

@@ -55,11 +55,11 @@ def paper_table() -> str:
                 "D.2: local EA, difference to the sum, GIN / GCN",
                 "in the main text",
                 " / ".join(
-                    f"{_difference('local', row, other):+.3f}"
+                    f"{_difference('local-protocol', row, other):+.3f}"
                     for row, other in (("gin-ea", "gin-sum"), ("gcn-ea", "gcn-sum"))
                 ),
-                f"`{study} local --epochs 20 --jobs 2`",
-                _time(ablations / "local-on-embedded-nci"),
+                f"`{study} local-protocol --jobs 2`",
+                _time(ablations / "local-protocol-on-embedded-nci"),
                 "AP of each aggregation of neighbours",
             ],
             [

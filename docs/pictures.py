@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 import matplotlib as mpl
-import pandas as pd
-from adjustText import adjust_text
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
-from matplotlib.ticker import AutoLocator, ScalarFormatter
 
 from benchmarks.analysis import Ratio, ratio, select
 from benchmarks.records import read
-from docs.common import DATA, LABELS, MADE, RESULTS, SHORT, STYLE, runs_of
+from docs.common import MADE, READOUTS, RESULTS, SETS, SHORT, STYLE, runs_of
 from docs.costs import SIZES, model_ratio
-from docs.tables import cost_of
-from experiments.metrics import TITLES
+from docs.tables import cost
 from experiments.report import differences
 
 
@@ -31,7 +24,6 @@ def figures() -> dict[Path, Callable[[], Figure]]:
     drawn: dict[str, Callable[[], Figure]] = {
         "scores": _scores,
         "differences": _differences,
-        **{f"cost-{data}": partial(_cost, data) for data in NAMED},
         "layers": _layers,
         "memory": _memory,
         "models": _models,
@@ -53,142 +45,57 @@ KINDS = {  # marker and colour of a kind of readout
     "without EA, linear head": ("o", "C0"),
     "without EA, MLP head": ("s", "C2"),
     "EA": ("D", "C1"),
-    "PyG's EA": ("X", "C3"),
 }
-
-_ON_BOTH = "mean max set-transformer pna mean-wide-head mean+sum+max-wide-head"
-_ON_BOTH += " pyg-ea ea half-ea wide-ea wide-ea+mean+sum+max"
-NAMED = {
-    "embedded-nci": [*_ON_BOTH.split(), "pna-wide-head"],
-    "pcba-19k": [*_ON_BOTH.split(), "mean+sum+max"],
-    "binding-60k": [
-        *("mean-head", "mean+sum+max-head", "set-transformer-head", "pna", "pna-head", "pyg-ea"),
-        *("half-ea", "wide-ea", "ea+mean+sum+max", "narrow-ea+mean+sum+max-head"),
-    ],
-}
-"""Rows of the pictures of score against time: few enough that each can have its name."""
 
 
 def _kind(row: str) -> str:
-    if row.startswith("pyg-ea"):
-        return "PyG's EA"
-    if row.split("+")[0].endswith("ea") or row.startswith(("ea-", "half-ea", "narrow-ea")):
+    if "ea" in row.split("+"):
         return "EA"
-    return (
-        "without EA, MLP head" if row.endswith(("-head", "-hidden")) else "without EA, linear head"
-    )
+    return f"without EA, {'MLP' if row.endswith('-hidden') else 'linear'} head"
 
 
 def _scores() -> Figure:
     """Score and time of the readouts of the README."""
-    shown, cost = ("embedded-nci", "pcba-19k", "binding-60k"), cost_of("protocol")["ratio"]
-    runs = [runs_of("protocol", data) for data in shown]
-    order = sorted(SHORT, key=lambda row: -_mean(runs[0], row))
-    figure = Figure(figsize=(7.2, 3.2))
+    time, runs = cost()["ratio"], [runs_of("protocol", data) for data in SETS]
+    tests = [own.groupby("row")["test"] for own in runs]
+    order = sorted(SHORT, key=lambda row: -tests[0].mean()[row])
+    figure = Figure(figsize=(7.2, 3.0))
     *panels, times = figure.subplots(1, 4, sharey=True, width_ratios=(1, 1, 1, 0.7))
-    for axes, data, own in zip(panels, shown, runs, strict=True):
+    for axes, data, own in zip(panels, SETS, tests, strict=True):
         for place, row in enumerate(order):
             marker, color = KINDS[_kind(row)]
-            scores = own.loc[own["row"] == row, "test"]
             style = {"fmt": marker, "color": color, "elinewidth": 1.0}
-            axes.errorbar(scores.mean(), place, xerr=scores.std(), **style)
-        axes.set(title=data, xlabel=f"test {TITLES[own['metric'].iloc[0]]}")
+            axes.errorbar(own.mean()[row], place, xerr=own.std()[row], **style)
+        axes.set(title=data, xlabel="test AP")
     for place, row in enumerate(order):
-        times.barh(place, cost[row], 0.55, color=KINDS[_kind(row)][1])
-        times.text(cost[row] + 0.1, place, f"{cost[row]:.1f}", va="center")
-    times.set(title="time", xlabel="mean = 1", xlim=(0, 6.2))
-    panels[0].set_yticks(range(len(order)), [SHORT[row] for row in order])
+        times.barh(place, time[row], 0.55, color=KINDS[_kind(row)][1])
+        times.text(time[row] + 0.1, place, f"{time[row]:.1f}", va="center")
+    times.set(title="time", xlabel="mean = 1", xlim=(0, 4))
+    panels[0].set_yticks(range(len(order)), [READOUTS[row] for row in order])
     panels[0].invert_yaxis()
-    _add_kinds(figure, order)
+    handles = [Line2D([], [], color=c, marker=m, linestyle="") for m, c in KINDS.values()]
+    figure.legend(handles, list(KINDS), loc="outside lower center", ncols=3, handletextpad=0)
     return figure
-
-
-def _add_kinds(figure: Figure, rows: Sequence[str]) -> None:
-    kinds = {kind: mark for kind, mark in KINDS.items() if kind in map(_kind, rows)}
-    handles = [Line2D([], [], color=c, marker=m, linestyle="") for m, c in kinds.values()]
-    figure.legend(handles, list(kinds), loc="outside lower center", ncols=4, handletextpad=0)
-
-
-def _mean(runs: pd.DataFrame, row: str) -> float:
-    return float(runs.loc[runs["row"] == row, "test"].mean())
-
-
-def _cost(data: str) -> Figure:
-    """Test score over time of a training step, a named point for each readout."""
-    title, study = DATA[data]
-    runs, cost, labels = runs_of(study, data), cost_of(study)["ratio"], LABELS[study]
-    figure = Figure(figsize=(6.4, 4.6))
-    axes = figure.subplots()
-    points: dict[str, tuple[float, float]] = {}
-    for row in NAMED[data]:
-        scores = runs.loc[runs["row"] == row, "test"]
-        marker, color = KINDS[_kind(row)]
-        point = points[labels[row]] = float(cost[row]), float(scores.mean())
-        axes.errorbar(*point, yerr=scores.std(), color=color, fmt=marker, elinewidth=0.8)
-    axes.set(xscale="log", xlim=(0.75, 10), yscale="logit", title=title)
-    axes.yaxis.set_major_locator(AutoLocator())
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
-    axes.minorticks_off()
-    axes.set(xlabel="time of a training step, mean readout = 1")
-    axes.set_ylabel(f"test {TITLES[runs['metric'].iloc[0]]} (logit scale)")
-    _add_kinds(figure, NAMED[data])
-    add_names(axes, points)
-    return figure
-
-
-def add_names(axes: Axes, points: Mapping[str, tuple[float, float]]) -> list[Text]:
-    """Writes the name of each point where it covers no other name and no point."""
-    figure = axes.figure
-    assert isinstance(figure, Figure)
-    figure.draw_without_rendering()  # the layout is settled
-    figure.set_layout_engine("none")
-    x, y = zip(*points.values(), strict=True)
-    texts = [axes.text(*point, name) for name, point in points.items()]
-    adjust_text(
-        texts,
-        x=list(x),
-        y=list(y),
-        ax=axes,
-        expand=(1.15, 1.6),
-        force_text=(0.2, 0.5),
-        iter_lim=1000,
-        arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7},
-    )
-    return texts
-
-
-RIVALS = {
-    "readout": "mean+sum+max-wide-head",
-    "heads": "mean+sum+max-head",
-    "whole": "mean+sum+max-head",
-}
-"""Mean, sum and max with an MLP head in each study."""
-BESIDE = {
-    "readout": "wide-ea+mean+sum+max",
-    "heads": "ea+mean+sum+max",
-    "whole": "ea+mean+sum+max",
-}
-"""EA beside mean, sum and max in each study."""
 
 
 def _differences() -> Figure:
     """Paired differences of EA to mean+sum+max with an MLP head, on each data set."""
-    shown = [data for data, own in DATA.items() if data != "hiv"]
-    compared = {"EA 384 alone": dict.fromkeys(RIVALS, "wide-ea"), "EA + mean+sum+max": BESIDE}
+    rival, names = (
+        "mean+sum+max-hidden",
+        {"wide-ea": "ea", "mean+sum+max-head": "mean+sum+max-hidden"},
+    )
+    runs = {data: runs_of("protocol", data) for data in SETS}
+    runs["binding-212k"] = runs_of("whole", "binding-212k").replace({"row": names})
     figure = Figure(figsize=(6.4, 2.6))
     axes = figure.subplots()
-    for offset, ((label, rows), marker) in enumerate(zip(compared.items(), "Do", strict=True)):
-        means, errors = [], []
-        for data in shown:
-            study = DATA[data].study
-            values = differences(runs_of(study, data), rows[study], RIVALS[study], "test")
-            means.append(mean(values))
-            errors.append(stdev(values) / len(values) ** 0.5)
-        places = [place + 0.3 * offset for place in range(len(shown))]
-        axes.errorbar(means, places, xerr=errors, fmt=marker, color=f"C{1 - offset}", label=label)
+    for offset, (row, marker) in enumerate(zip(("ea", "ea+mean+sum+max"), "Do", strict=True)):
+        values = [differences(own, row, rival, "test") for own in runs.values()]
+        errors = [stdev(own) / len(own) ** 0.5 for own in values]
+        places = [place + 0.3 * offset for place in range(len(runs))]
+        style = {"fmt": marker, "color": f"C{1 - offset}", "label": READOUTS[row]}
+        axes.errorbar([mean(own) for own in values], places, xerr=errors, **style)
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks([place + 0.15 for place in range(len(shown))], shown)
+    axes.set_yticks([place + 0.15 for place in range(len(runs))], list(runs))
     axes.invert_yaxis()
     axes.set(xlabel="test AP minus that of mean+sum+max with an MLP head")
     figure.legend(loc="outside lower center", ncols=2)

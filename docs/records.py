@@ -28,8 +28,6 @@ TRAINER = {
     "loader": loader,
     "ogb-loop": ogb_loop,
     "scale": scale,
-    "readouts": readouts,
-    "heads": readouts,
     "protocol": readouts,
 }
 

@@ -1,44 +1,43 @@
-"""Tables of the pages that compare readouts and settings."""
+"""Tables of the pages that compare readouts, aggregators and settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
 import pandas as pd
 
 from benchmarks import readouts
-from docs.common import DATA, LABELS, MADE, RESULTS, SHORT, runs_of, table
+from docs.common import (
+    LEADING,
+    MADE,
+    NEIGHBOURS,
+    READOUTS,
+    RESULTS,
+    SETS,
+    SHORT,
+    WHOLE,
+    runs_of,
+    table,
+)
 from docs.costs import adjoint_table, gpu_table, layer_table, model_table
 from docs.paper import paper_table
 from experiments.metrics import LOWER_IS_BETTER, SMALL, TITLES
 from experiments.records import Records
 from experiments.report import differences
 
-COSTS = {
-    "readout": "readouts-on-embedded-nci",
-    "heads": "heads-on-embedded-nci",
-    "whole": "heads-on-embedded-nci",
-    "protocol": "protocol-on-embedded-nci",
-}
-"""The record of the time of each study's rows."""
-
 
 def pages() -> dict[Path, Callable[[], str]]:
     """Returns the function that makes each table of the pages, by the file it is kept in."""
     tables: dict[str, Callable[[], str]] = {
-        "readouts": lambda: readout_table("readout", LABELS["readout"]),
-        "readouts-short": lambda: readout_table(
-            "protocol", SHORT, ("embedded-nci", "pcba-19k", "binding-60k")
-        ),
-        "linear": linear_table,
-        "heads-tuning": tuning_table,
-        "capacity": lambda: capacity_table(CAPACITY),
-        "beside": lambda: capacity_table(BESIDE),
-        "heads": lambda: readout_table("heads", LABELS["heads"]),
+        "readouts": readout_table,
+        "lengths": lengths_table,
+        "readout-norm": norm_table,
         "size": size_table,
-        "local": local_table,
+        "local": partial(tuned_table, "local-protocol-on-embedded-nci"),
         "settings": settings_table,
         "median": lambda: sets_table("median", {}),
         "counting": lambda: sets_table("counting", COUNTING),
@@ -50,21 +49,25 @@ def pages() -> dict[Path, Callable[[], str]]:
         "models": model_table,
         "gpu": gpu_table,
     }
+    for data in SETS:
+        tables[f"fit-{data}"] = partial(fit_table, data)
+    for record in TUNED:
+        tables[record] = partial(tuned_table, record)
     return {MADE / f"{name}.md": make for name, make in tables.items()}
 
 
 # ---- records
 
 
-def cost_of(study: str) -> pd.DataFrame:
-    """Returns parameters and time of a training step of each row of a study."""
-    return readouts.summary(RESULTS / "trainer" / COSTS[study])
+def cost() -> pd.DataFrame:
+    """Returns parameters and time of a training step of each row of the protocol."""
+    return readouts.summary(RESULTS / "trainer" / "protocol-on-embedded-nci")
 
 
 def score(runs: pd.DataFrame, row: str, key: str = "test") -> str:
     """``0.734 ± 0.015``."""
     values = runs.loc[runs["row"] == row, key].tolist()
-    return f"{mean(values):.3f} ± {stdev(values):.3f}" if values else "not run"
+    return f"{mean(values):.3f} ± {stdev(values):.3f}"
 
 
 def difference(runs: pd.DataFrame, row: str, other: str) -> str:
@@ -73,128 +76,136 @@ def difference(runs: pd.DataFrame, row: str, other: str) -> str:
     return f"{mean(values):+.3f} ({stdev(values) / len(values) ** 0.5:.3f})"
 
 
-def _titles(runs: Mapping[str, pd.DataFrame]) -> list[str]:
-    return [f"{data}, {TITLES[own['metric'].iloc[0]]}" for data, own in runs.items()]
-
-
 # ---- readouts of molecules
 
-LINEAR = (
-    *("mean", "sum", "max", "attention", "set2set", "set-transformer", "pna", "pyg-ea", "ea"),
-    *("wide-ea", "mean+sum+max", "ea+mean+sum+max", "wide-ea+mean+sum+max"),
+TUNED = (
+    *(f"protocol-on-{data}" for data in SETS),
+    "dropout-on-embedded-nci",
+    "dropout-on-pcba-19k",
 )
-CAPACITY = {
-    "mean, MLP": ("mean-wide-head", "mean-head"),
-    "sum, MLP": ("sum-wide-head", "sum-head"),
-    "max, MLP": ("max-wide-head", "max-head"),
-    "attention, MLP": ("attention-wide-head", "attention-head"),
-    "Set Transformer, MLP": ("set-transformer-wide-head", "set-transformer-head"),
-    "PNA, MLP": ("pna-wide-head", "pna-head"),
-    "PyG EA, MLP": ("pyg-ea-wide-head", "pyg-ea-head"),
-    "EA 384": ("wide-ea", "wide-ea"),
+"""Records of studies whose rows each tune their settings."""
+CHOSEN = {
+    "input_norm": "norm before",
+    "message_norm": "norm on messages",
+    "dropout": "dropout",
+    "lr": "rate",
 }
-"""Networks of one size: the label, and the rows in the studies of readouts and of heads."""
-BESIDE = {
-    "mean+sum+max, MLP": ("mean+sum+max-wide-head", "mean+sum+max-head"),
-    "EA 384": ("wide-ea", "wide-ea"),
-    "EA + mean+sum+max": ("wide-ea+mean+sum+max", "ea+mean+sum+max"),
-    "small EA 64 + mean+sum+max, MLP": ("", "narrow-ea+mean+sum+max-head"),
-}
-"""The same for EA beside other readouts."""
+"""Titles of the settings that rows choose."""
 
 
-def readout_table(study: str, rows: Mapping[str, str], data: Sequence[str] = ()) -> str:
-    """Test score of each row on each data set of a study, its parameters and its time."""
-    shown = data or [name for name, own in DATA.items() if own.study == study]
-    runs, cost = {name: runs_of(study, name) for name in shown}, cost_of(study)
+def readout_table() -> str:
+    """The README's table: test score on each data set, parameters and time."""
+    runs, costs = [runs_of("protocol", data) for data in SETS], cost()
     lines = [
         [
-            label,
-            *(score(own, row) for own in runs.values()),
-            f"{cost['parameters'][row]:,}",
-            f"{cost['ratio'][row]:.1f}",
+            READOUTS[row],
+            *(score(own, row) for own in runs),
+            f"{costs['parameters'][row]:,}",
+            f"{costs['ratio'][row]:.1f}",
         ]
-        for row, label in rows.items()
+        for row in SHORT
     ]
-    return table(["readout", *_titles(runs), "parameters", "time"], lines)
+    return table(["readout", *(f"{data}, AP" for data in SETS), "parameters", "time"], lines)
 
 
-def linear_table() -> str:
-    """Test scores with a linear head, as in the paper."""
-    shown = [name for name, own in DATA.items() if own.study == "readout"]
-    runs, time = {name: runs_of("readout", name) for name in shown}, cost_of("readout")["ratio"]
-    lines = [
-        [LABELS["readout"][row], *(score(own, row) for own in runs.values()), f"{time[row]:.1f}"]
-        for row in LINEAR
-    ]
-    return table(["linear head", *_titles(runs), "time"], lines)
-
-
-def tuning_table() -> str:
-    """The valid score of each readout's best tuning run on binding-60k, by head."""
-    records = Records(RESULTS / "ablations" / "heads-on-binding-60k")
-    best = records.tuning.groupby("row", sort=False)["valid_last"].max()
-    labels = LABELS["readout"] | LABELS["heads"]
-    lines = [
-        [labels[row], f"{best[row]:.3f}", f"{best[row + '-head']:.3f}"]
-        for row in best.index
-        if row + "-head" in best.index
-    ]
-    lines.append(["EA 384", f"{best['wide-ea']:.3f}", "not run"])
-    return table(["binding-60k, valid AP", "linear head", "MLP head"], lines)
-
-
-def capacity_table(rows: Mapping[str, tuple[str, str]]) -> str:
-    """Test scores and time of networks with about 250,000 parameters."""
-    runs = {name: runs_of("readout", name) for name in ("embedded-nci", "pcba-19k")}
-    runs["binding-60k"] = runs_of("heads", "binding-60k")
-    costs = {study: cost_of(study)["ratio"] for study in ("readout", "heads")}
+def tuned_table(record: str) -> str:
+    """The rows of a study: what they chose, scores, parameters, time over the first row's."""
+    records = Records(RESULTS / "ablations" / record)
+    runs, best = records.runs, records.best_values(is_lower_better=False)
+    labels = READOUTS | NEIGHBOURS
+    rows = sorted(runs["row"].unique(), key=list(labels).index)
+    if record.startswith("protocol-on"):
+        time = cost()["ratio"]
+    else:
+        spent = records.curves.groupby("row")["processor_seconds"].sum()
+        time = spent / runs.groupby("row").size() / (spent / runs.groupby("row").size())[rows[0]]
     lines = []
-    for label, (own, in_heads) in rows.items():
-        keys = zip(runs.values(), (own, own, in_heads), strict=True)
-        time = costs["readout"][own] if own else costs["heads"][in_heads]
-        lines.append([label, *(score(of_data, key) for of_data, key in keys), f"{time:.1f}"])
-    return table(["readout", *_titles(runs), "time"], lines)
+    for row in rows:
+        own = runs[runs["row"] == row].iloc[0]
+        lines.append(
+            [
+                labels[row],
+                *("none" if value is None else value for value in best[row].values()),
+                *(score(runs, row, key) for key in ("valid", "test")),
+                "" if row == own.reference else difference(runs, row, own.reference),
+                own.epochs,
+                (runs["row"] == row).sum(),
+                f"{own.parameters:,}",
+                f"{time[row]:.1f}",
+            ]
+        )
+    title = TITLES[runs["metric"].iloc[0]]
+    chosen = [CHOSEN[key] for key in best[rows[0]]]
+    head = ["row", *chosen, f"valid {title}", f"test {title}", "difference"]
+    return table([*head, "epochs", "seeds", "parameters", "time"], lines)
+
+
+LENGTHS = {40: "protocol", 80: "protocol-80-epochs"}
+"""The records of the protocol on embedded-nci by the number of epochs."""
+
+
+def lengths_table() -> str:
+    """Test scores and differences to the reference after 40 and 80 epochs."""
+    runs = {
+        epochs: Records(RESULTS / "ablations" / f"{name}-on-embedded-nci").runs
+        for epochs, name in LENGTHS.items()
+    }
+    rival, lines = "mean+sum+max-hidden", []
+    for row in LEADING:
+        line = [READOUTS[row]]
+        for own in runs.values():
+            line += [score(own, row), "" if row == rival else difference(own, row, rival)]
+        lines.append(line)
+    head = [title for epochs in runs for title in (f"{epochs} epochs", "difference")]
+    return table(["test AP", *head], lines)
+
+
+def norm_table() -> str:
+    """The best valid score of the tries with each norm behind the readout."""
+    lines, norms = [], ("layer", "batch", "none")
+    for data, pick in (("embedded-nci", "max"), ("logp", "min")):
+        tries = Records(RESULTS / "ablations" / f"readout-norm-on-{data}").tuning
+        norm = tries["value"].map(lambda text: json.loads(f"[{text}]")[0])
+        best = tries.groupby(["row", norm], sort=False)["valid_last"].agg(pick)
+        metric = "AP" if pick == "max" else "RMSE"
+        for row in tries["row"].unique():
+            scores = (f"{best[row, norm]:.3f}" for norm in norms)
+            lines.append([f"{READOUTS[row]}, {data}, {metric}", *scores])
+    return table(["valid score", "LayerNorm", "BatchNorm", "no norm"], lines)
+
+
+def fit_table(data: str) -> str:
+    """What the rows of the protocol end with: losses, gradient, inner loop; means over seeds."""
+    curves = Records(RESULTS / "ablations" / f"protocol-on-{data}").curves
+    last = curves[curves["epoch"] == curves.groupby(["row", "seed"])["epoch"].transform("max")]
+    first = curves[curves["epoch"] == 0]
+    ends, starts = (own.groupby("row", sort=False).mean() for own in (last, first))
+    lines = []
+    for row, own in ends.iterrows():
+        line = [
+            READOUTS[str(row)],
+            *(f"{own[key]:.4f}" for key in ("train_loss", "valid_loss", "gradient_norm")),
+        ]
+        loop = ["", ""]
+        if pd.notna(own["readout_gradient"]):
+            change = starts.loc[row, "readout_gradient"], own["readout_gradient"]
+            loop = [" to ".join(f"{value:.3f}" for value in change)]
+            loop.append(f"{own['readout_converged']:.0%}")
+        lines.append([*line, *loop])
+    loop = ["last inner gradient, first to last epoch", "converged"]
+    return table(["row", "train loss", "valid loss", "gradient norm", *loop], lines)
 
 
 def size_table() -> str:
     """Test scores on more molecules, and on scaffolds that training has not seen."""
     folders = {
-        "60k, random": "heads-on-binding-60k",
         "212k, random": "whole-on-binding-212k",
         "60k, scaffold": "whole-on-binding-60k",
         "212k, scaffold": "whole-scaffold-on-binding-212k",
     }
     runs = [Records(RESULTS / "ablations" / folder).runs for folder in folders.values()]
-    rows = LABELS["whole"].items()
-    lines = [[label, *(score(own, row) for own in runs)] for row, label in rows]
+    lines = [[label, *(score(own, row) for own in runs)] for row, label in WHOLE.items()]
     return table(["binding, test AP", *folders], lines)
-
-
-def local_table() -> str:
-    """Local aggregation: the score of the sum, and differences to it."""
-    kinds = {
-        "sum": "sum",
-        "sum-wide": "sum, wider network",
-        "sum-ea": "EA beside the sum",
-        "ea": "EA in place of the sum",
-    }
-    places = [(model, data) for data in ("embedded-nci", "binding-60k") for model in ("gin", "gcn")]
-    lines = []
-    for kind, label in kinds.items():
-        cells = []
-        for model, data in places:
-            runs, row, other = runs_of("local", data), f"{model}-{kind}", f"{model}-sum"
-            is_run = (runs["row"] == row).any()
-            cells.append(
-                "not run"
-                if not is_run
-                else score(runs, row)
-                if row == other
-                else difference(runs, row, other)
-            )
-        lines.append([label, *cells])
-    return table(["aggregation", *(f"{model.upper()}, {data}" for model, data in places)], lines)
 
 
 # ---- settings

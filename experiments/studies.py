@@ -50,13 +50,12 @@ class Row(NamedTuple):
     paired differences are taken to.
 
     ``match`` gives the head a hidden layer so wide that the network has as many parameters as that
-    row's; ``head_of`` gives it the hidden layer of a row with ``match``.
+    row's.
     """
 
     settings: dict[str, Any]
     reference: str
     match: str | None = None
-    head_of: str | None = None
 
 
 class _File(NamedTuple):
@@ -99,7 +98,7 @@ class Study:
                 f"{FOLDER / 'shared'}) and tune (values, seed, others, extend): {error!r}"
             ) from error
         for row, one in rows.items():
-            for other in {one.reference, one.match, one.head_of} - {None, *rows}:
+            for other in {one.reference, one.match} - {None, *rows}:
                 raise UserError(f"{path}: row {row} names {other}, which is no row")
         return cls(name, base | (file.base or {}), rows, tuning)
 
@@ -117,14 +116,13 @@ class Study:
             plain[name] = replace(resolve(parse([*words, "--name", name]), data_name), **unset)
         configs = dict(plain)
         for name, row in self.rows.items():
-            matched = row.head_of or name
-            if (target := self.rows[matched].match) is not None:
+            if row.match is not None:
                 one, two, wanted = (
                     MoleculeNetwork(config, tasks).num_parameters
                     for config in (
-                        replace(plain[matched], head_width=1),
-                        replace(plain[matched], head_width=2),
-                        plain[target],
+                        replace(plain[name], head_width=1),
+                        replace(plain[name], head_width=2),
+                        plain[row.match],
                     )
                 )
                 width = max(1, 1 + round((wanted - one) / (two - one)))

@@ -31,7 +31,7 @@ class EAGlobalPool(nn.Module):
         eval_steps: solver steps in eval mode; ``steps`` if not given.
         norm: makes a norm for the result, of its size; None for none. Without one EA barely
             learns, since y has no scale of its own. ``nn.BatchNorm1d`` keeps more of what tells
-            large graphs from small ones than ``nn.LayerNorm`` (``docs/claims.md``).
+            large graphs from small ones than ``nn.LayerNorm`` (``docs/results.md``).
         settings: further arguments of :class:`EAAggregation`: ``potential``, ``prior``,
             ``solver``, ``adjoint``, ``scaling``, ``validate``.
 

@@ -24,7 +24,7 @@ class EAConv(MessagePassing):
     Try the sum alone first, ``aggr="sum"``. With tuned rates EA beside it raises the score of both
     forms, at three to four times the time. A wider network with the sum and as many parameters does
     not reach that in GIN form, and raises the score more in GCN form, at half the time
-    (``docs/claims.md``). EA as a readout is :class:`EAGlobalPool`.
+    (``docs/results.md``). EA as a readout is :class:`EAGlobalPool`.
 
     The messages into node :math:`i` are one set, and a node without neighbours receives 0:
 

@@ -384,7 +384,7 @@ def test_the_study_on_the_trainers_page_is_one(folder):
     shutil.copytree(SHIPPED / "shared", folder / "shared")
     configs = molpcba.Study.read("own").configurations(["--data", "embedded"], "embedded-nci", 2)
     assert configs["mine"].readout == "mypackage.module:Moments"
-    assert configs["mean-head"].head_width == configs["ea-head"].head_width > 0
+    assert configs["mean-head"].head_width > 0
     assert (configs["ea"].epochs, configs["ea"].width) == (8, 64)
 
 
