@@ -80,10 +80,8 @@ def _scores() -> Figure:
 
 def _differences() -> Figure:
     """Paired differences of EA to mean+sum+max with an MLP head, on each data set."""
-    rival, names = (
-        "mean+sum+max-hidden",
-        {"wide-ea": "ea", "mean+sum+max-head": "mean+sum+max-hidden"},
-    )
+    rival = "mean+sum+max-hidden"
+    names = {"wide-ea": "ea", "mean+sum+max-head": rival}
     runs = {data: runs_of("protocol", data) for data in SETS}
     runs["binding-212k"] = runs_of("whole", "binding-212k").replace({"row": names})
     figure = Figure(figsize=(6.4, 2.6))
@@ -92,8 +90,8 @@ def _differences() -> Figure:
         values = [differences(own, row, rival, "test") for own in runs.values()]
         errors = [stdev(own) / len(own) ** 0.5 for own in values]
         places = [place + 0.3 * offset for place in range(len(runs))]
-        style = {"fmt": marker, "color": f"C{1 - offset}", "label": READOUTS[row]}
-        axes.errorbar([mean(own) for own in values], places, xerr=errors, **style)
+        means, color = [mean(own) for own in values], f"C{1 - offset}"
+        axes.errorbar(means, places, xerr=errors, fmt=marker, color=color, label=READOUTS[row])
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks([place + 0.15 for place in range(len(runs))], list(runs))
     axes.invert_yaxis()
