@@ -7,14 +7,13 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 pytest.importorskip("rdkit")  # not ogb, whose import asks the network for a newer version
 
 from docs import claims
 from docs.common import STYLE, folders
 from docs.idea import elements, path, trained
-from docs.pictures import add_names, figures, svg
+from docs.pictures import figures, svg
 from docs.records import full_tables
 from docs.tables import pages
 from experiments.molpcba.summary import summarise
@@ -54,21 +53,6 @@ def test_a_picture_is_made_of_the_records(path):
     assert made == kept, REMAKE
 
 
-def test_names_of_points_overlap_neither_each_other_nor_the_edge():
-    """Points as close together as on the pages."""
-    points = {f"name of point {i}": (1 + 0.03 * i, 0.9 + 0.004 * (i % 3)) for i in range(9)}
-    with mpl.rc_context(fname=str(STYLE)):
-        axes = Figure(figsize=(6.4, 4.6)).subplots()
-        axes.plot(*zip(*points.values(), strict=True), "o")
-        axes.set(xlim=(0.8, 2), ylim=(0.8, 1))
-        boxes = [text.get_window_extent() for text in add_names(axes, points)]
-    inside = axes.get_window_extent()
-    for i, box in enumerate(boxes):
-        assert inside.x0 <= box.x0 < box.x1 <= inside.x1
-        assert inside.y0 <= box.y0 < box.y1 <= inside.y1
-        assert not any(box.overlaps(other) for other in boxes[:i])
-
-
 def test_text_of_pictures_is_of_nine_points_or_more():
     with mpl.rc_context(fname=str(STYLE)):
         sizes = [v for k, v in mpl.rcParams.items() if k.endswith(("font.size", "labelsize"))]
@@ -87,7 +71,7 @@ def test_the_picture_of_the_idea_shows_what_the_library_does():
 
 
 def test_the_readme_has_the_short_table():
-    assert (ROOT / "docs/made/readouts-short.md").read_text() in (ROOT / "README.md").read_text()
+    assert (ROOT / "docs/made/readouts.md").read_text() in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("study", ABLATIONS, ids=lambda p: p.name)
