@@ -171,6 +171,8 @@ REFUTED = [
           NCI, "ea", "pna", "protocol-embedded-nci"),
     Claim("On one task EA 384 has a higher score than the mean",
           HIV, "ea", "mean", "protocol-hiv"),
+    Claim("The same against PNA",
+          HIV, "ea", "pna", "protocol-hiv"),
     Claim("On noisy labels EA 384 has a higher score than the mean with a hidden layer",
           PCBA, "ea", "mean-hidden", "protocol-pcba-19k"),
     Claim("With a linear head EA 384 has a higher score than mean, sum and max, on exact labels",

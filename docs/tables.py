@@ -79,7 +79,7 @@ def difference(runs: pd.DataFrame, row: str, other: str) -> str:
 # ---- readouts of molecules
 
 TUNED = (
-    *(f"protocol-on-{data}" for data in SETS),
+    *(f"protocol-on-{data}" for data in (*SETS, "hiv")),
     "dropout-on-embedded-nci",
     "dropout-on-pcba-19k",
 )
