@@ -175,6 +175,8 @@ REFUTED = [
           HIV, "ea", "pna", "protocol-hiv"),
     Claim("On noisy labels EA 384 has a higher score than the mean with a hidden layer",
           PCBA, "ea", "mean-hidden", "protocol-pcba-19k"),
+    Claim("The same on affinities",
+          BINDING, "ea", "mean-hidden", "protocol-binding-60k"),
     Claim("With a linear head EA 384 has a higher score than mean, sum and max, on exact labels",
           NCI, "ea", "mean+sum+max", "protocol-embedded-nci"),
     Claim("With a linear head EA beside mean, sum and max adds to them, after twice the training",
