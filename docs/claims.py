@@ -81,6 +81,7 @@ def verdict(claim: Claim) -> str:
 NCI, PCBA, BINDING, HIV = (
     f"ablations/protocol-on-{own}" for own in ("embedded-nci", "pcba-19k", "binding-60k", "hiv")
 )
+WIDE = "ablations/protocol-width-128-on-pcba-19k"
 SHORTER, LONGER = (f"ablations/protocol-{own}-epochs-on-embedded-nci" for own in (20, 80))
 DROPOUT, DROPOUT_PCBA = (f"ablations/dropout-on-{own}" for own in ("embedded-nci", "pcba-19k"))
 WHOLE, SCAFFOLD = (f"ablations/{own}-on-binding-212k" for own in ("whole", "whole-scaffold"))
@@ -189,6 +190,8 @@ REFUTED = [
           DROPOUT, "ea+mean+sum+max", "mean+sum+max", "tuned-dropout"),
     Claim("With dropout tuned EA 384 has a higher score than mean, sum and max, on noisy labels",
           DROPOUT_PCBA, "ea", "mean+sum+max", "tuned-dropout"),
+    Claim("In networks of width 128 EA has a higher score than mean, sum and max, on noisy labels",
+          WIDE, "ea", "mean+sum+max", "protocol-width-128"),
     Claim("EA 384 has a higher score than mean, sum and max with a hidden layer",
           NCI, "ea", "mean+sum+max-hidden", "protocol-embedded-nci"),
     Claim("The same on noisy labels",

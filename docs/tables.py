@@ -80,6 +80,7 @@ def difference(runs: pd.DataFrame, row: str, other: str) -> str:
 
 TUNED = (
     *(f"protocol-on-{data}" for data in (*SETS, "hiv")),
+    "protocol-width-128-on-pcba-19k",
     "dropout-on-embedded-nci",
     "dropout-on-pcba-19k",
 )
