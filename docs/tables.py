@@ -118,8 +118,8 @@ def tuned_table(record: str) -> str:
     if record.startswith("protocol-on"):
         time = cost()["ratio"]
     else:
-        spent = records.curves.groupby("row")["processor_seconds"].sum()
-        time = spent / runs.groupby("row").size() / (spent / runs.groupby("row").size())[rows[0]]
+        spent = records.curves.groupby("row")["processor_seconds"].mean()  # of an epoch
+        time = spent / spent[rows[0]]
     lines = []
     for row in rows:
         own = runs[runs["row"] == row].iloc[0]
